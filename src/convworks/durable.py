@@ -1,0 +1,99 @@
+"""Writing files so that they are whole or absent after a crash, and reading small JSON files with a cap.
+
+Everything that must survive a power cut goes through these functions: the order is always
+write -> fsync(file) -> fsync(folder) -> rename -> fsync(parent).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from convworks.errors import ConvworksError
+
+JSON_CAP = 64 * 2**20  # bytes; a manifest of a million images is the largest that we write
+
+
+def fsync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Not every platform can; there it does nothing."""
+    if os.name == "posix":
+        fsync_file(path)
+
+
+def rename(source: Path, target: Path) -> None:
+    os.rename(source, target)
+
+
+def replace(source: Path, target: Path) -> None:
+    os.replace(source, target)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a new file inside a folder that nobody reads yet, and fsync it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` in one step: readers see the old bytes or the new ones, never a part."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    try:
+        write_bytes(temporary, content)
+        replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> bytes:
+    """JSON as this project writes it: UTF-8, sorted keys, no NaN."""
+    text = json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def read_json(path: Path, *, cap: int = JSON_CAP) -> Any:
+    """Read a JSON file with a size cap; duplicate keys, NaN and deep nesting are refused.
+
+    Raises ConvworksError A401 (unreadable) with the path and the reason.
+    """
+    try:
+        size = path.stat().st_size
+        if size > cap:
+            raise ValueError(f"it has {size:,} bytes, more than the limit of {cap:,}")
+        return json.loads(path.read_bytes(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except (OSError, ValueError, RecursionError) as problem:
+        raise ConvworksError("A401", f"cannot read {path.name}: {problem}", where=str(path)) from problem
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
