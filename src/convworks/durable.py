@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from convworks.errors import ConvworksError
 
+MANIFEST = "MANIFEST.json"
+TEMPORARY = ".tmp-"
 JSON_CAP = 64 * 2**20  # bytes; a manifest of a million images is the largest that we write
 
 
@@ -50,7 +54,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` in one step: readers see the old bytes or the new ones, never a part."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         write_bytes(temporary, content)
         replace(temporary, path)
@@ -97,3 +101,60 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_folder(target: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Make a folder that is whole or absent: its files, and MANIFEST.json with the sha256 of each.
+
+    `files` may be a generator, so that one file at a time is in memory. A folder of that name is replaced.
+    """
+    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        hashes = {}
+        for name, content in files:
+            write_bytes(temporary / name, content)
+            hashes[name] = hashlib.sha256(content).hexdigest()
+        manifest = to_json(hashes)
+        write_bytes(temporary / MANIFEST, manifest)
+        fsync_folder(temporary)
+        if target.exists():
+            _make_room(target)
+        rename(temporary, target)
+        fsync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _make_room(target: Path) -> None:
+    aside = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    rename(target, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def folder_damage(path: Path) -> str:
+    """What is wrong with a folder that `write_folder` made, in words; '' where nothing is."""
+    try:
+        hashes = read_json(path / MANIFEST)
+    except ConvworksError as problem:
+        return problem.what
+    if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
+        return f"{MANIFEST} is not a table of file names and hashes"
+    for name, expected in hashes.items():
+        file = path / Path(name).name
+        if not file.is_file():
+            return f"{name} is missing"
+        found = sha256_file(file)
+        if found != expected:
+            return f"{name} was changed: expected sha256 {expected[:12]}, found {found[:12]}"
+    return ""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a writer that was killed left half made."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

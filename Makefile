@@ -1,0 +1,50 @@
+# make run    everything that is needed, then LeNet-5 on the built-in digits
+# make test   everything that tests need, then all of them (under 15 minutes on two cores)
+# make check  format, lint, types, import direction
+# make bench  speed against the ordinary training loop, quick form
+# make proofs the long proofs: 200 kills, 10,000 mutated files for each format
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check bench proofs docs clean
+
+run: $(VENV)/.installed
+	$(BIN)/convworks train digits --model lenet5
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.installed-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_floors.py
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/train_speed.py --quick
+
+proofs: $(VENV)/.installed-test
+	$(BIN)/python tests/faults/kill.py --points 200
+	$(BIN)/python tests/data/fuzz.py --files 10000
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "convworks needs Python 3.11 or newer: make run PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-check: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[test,check]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,149 @@
+"""From the words of a command to its exit status: find the verb, import only it, print what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from convworks.errors import EXIT_BUG, EXIT_HARD_INTERRUPT, EXIT_OK, ConvworksError, closest
+
+if TYPE_CHECKING:
+    from convworks.cli.console import Console
+    from convworks.cli.flags import Verb
+
+# (verb, subject, what it does); each has a module of its name in this package.
+VERBS = (
+    ("check", "DATA", "look at labelled images and say what is wrong with them"),
+    ("train", "DATA", "train a network; the same command again continues a stopped run"),
+    ("resume", "RUN", "continue a stopped run, to the bit where that is possible"),
+    ("eval", "MODEL DATA", "measure a model on labelled images, with 95 % intervals"),
+    ("predict", "MODEL PATH...", "name what is on images"),
+    ("report", "RUN", "write the HTML report of a run again"),
+    ("show", "NAME|RUN", "layers, shapes and parameters of a model; facts of a run or recipe"),
+    ("list", "WHAT", "models, recipes, datasets, runs or errors"),
+    ("doctor", "", "check this machine: versions, disk, threads, permissions"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status (0, 1, 2, 3, 4, 5, 6, 75 or 130)."""
+    from convworks.cli.console import Console
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = words[: words.index("--")] if "--" in words else words
+    console = Console(json_output="--json" in flags, quiet="--quiet" in flags, verbose="--verbose" in flags)
+    status = _guarded(words, console)
+    if console.failure is not None and status == EXIT_OK:
+        problem = ConvworksError("R590", f"the answer could not be written: {console.failure.strerror}")
+        console.error(problem)
+        status = problem.exit_status
+    return status
+
+
+def _guarded(words: Sequence[str], console: Console) -> int:
+    """Every way in which a command can end, as an exit status."""
+    try:
+        return _dispatch(words, console)
+    except KeyboardInterrupt:
+        console.say("Stopped.")
+        return EXIT_HARD_INTERRUPT
+    except Exception as problem:
+        known = _for_the_user(problem)
+        if known is None:
+            return _crashed(problem, words, console)
+        console.error(known)
+        return known.exit_status
+
+
+def _for_the_user(problem: Exception) -> ConvworksError | None:
+    """The error to print where the user can act on it; None for a fault of ours."""
+    if isinstance(problem, ConvworksError):
+        return problem
+    if isinstance(problem, MemoryError):
+        return ConvworksError("R592", "there is not enough memory", try_="a smaller --batch or --size")
+    if isinstance(problem, OSError) and problem.filename is not None and problem.strerror:
+        return ConvworksError("R591", f"{problem.strerror}: {problem.filename}")
+    return None
+
+
+def _dispatch(words: Sequence[str], console: Console) -> int:
+    if not words or words[0] in ("-h", "--help", "--help-all"):
+        from convworks.cli.help import top_page
+
+        return _print(top_page(VERBS), console)
+    if words[0] == "--version":
+        from convworks.cli.crash import version
+
+        return _print([f"convworks {version()}"], console)
+    verb = find_verb(words)
+    asked = words[1 : words.index("--")] if "--" in words else words[1:]
+    if any(word in ("-h", "--help", "--help-all") for word in asked):
+        from convworks.cli.help import full_page, short_page
+
+        page = full_page if "--help-all" in asked else short_page
+        return _print(page(verb, summary(verb.name)), console)
+    from convworks.cli.parse import parse
+
+    args = parse(verb, words[1:])
+    console.json_output, console.quiet, console.verbose = args.json, args.quiet, args.verbose
+    return verb.run(args, console)
+
+
+def find_verb(words: Sequence[str]) -> Verb:
+    """The verb of a command, its module freshly imported. Raises U001."""
+    names = [name for name, _, _ in VERBS]
+    if words[0] in names:
+        verb: Verb = import_module(f"convworks.cli.{words[0]}").VERB
+        return verb
+    raise _unknown_verb(words, names)
+
+
+def _unknown_verb(words: Sequence[str], names: Sequence[str]) -> ConvworksError:
+    from pathlib import Path
+
+    from convworks.cli.parse import command
+
+    first = words[0]
+    at = next((i for i, word in enumerate(words) if word in names), None)
+    if first.startswith("-") and at is not None:
+        right = command(words[at], *words[:at], *words[at + 1 :])
+        return ConvworksError("U001", f"the verb comes first, before {first}", try_=right)
+    near = closest(first, names)
+    if near:
+        right = command(near, *words[1:])
+        return ConvworksError("U001", f"unknown verb '{first}'      did you mean  {near}", try_=right)
+    if Path(first).exists():
+        right = command("train", *words)
+        return ConvworksError("U001", f"'{first}' is no verb; a command begins with one", try_=right)
+    return ConvworksError(
+        "U001", f"unknown verb '{first}'", where=f"verbs: {', '.join(names)}", try_="convworks --help"
+    )
+
+
+def summary(name: str) -> str:
+    return next(text for verb, _, text in VERBS if verb == name)
+
+
+def _print(lines: Sequence[str], console: Console) -> int:
+    console.json_output = False
+    console.answer("\n".join(lines))
+    return EXIT_OK
+
+
+def _crashed(problem: Exception, words: Sequence[str], console: Console) -> int:
+    """Exit 1: the fault is ours. The traceback goes to a file, to the screen only with --verbose."""
+    import traceback
+
+    from convworks.cli.crash import write_crash_file
+
+    path = write_crash_file(problem, words)
+    first = (str(problem).splitlines() or [""])[0][:200]
+    console.clear()
+    console.warn(f"this is a fault of convworks, not of yours: {type(problem).__name__}: {first}")
+    if path is not None:
+        console.warn(f"the details are in {path}; please report them")
+    if console.verbose:
+        console.warn("".join(traceback.format_exception(problem)))
+    return EXIT_BUG

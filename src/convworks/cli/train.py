@@ -1,0 +1,162 @@
+"""`convworks train DATA`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from convworks.cli.common import data_request, show_all
+from convworks.cli.console import Console
+from convworks.cli.flags import SEED_LIMIT, ComputeFlags, Shown, Verb
+from convworks.cli.parse import spelled
+from convworks.cli.render import Renderer
+from convworks.cli.signals import StopRequest
+from convworks.errors import EXIT_INTERRUPTED, EXIT_OK
+
+if TYPE_CHECKING:
+    from convworks.flows.train import TrainRequest
+    from convworks.recipes.resolve import Resolved
+
+# Flag -> the setting of a recipe that it sets.
+SETTINGS = {
+    "model": "model",
+    "epochs": "epochs",
+    "lr": "optimizer.lr",
+    "batch": "batch",
+    "size": "size",
+    "seed": "seed",
+    "device": "device",
+    "threads": "threads",
+    "precision": "precision",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags(ComputeFlags):
+    """What is trained, on what, and how."""
+
+    source: Annotated[str, Shown("DATA", "photos/", positional=True)]
+    """folder of class folders, .zip, .tar, .csv, or a name: mnist"""
+    model: Annotated[str | None, Shown("NAME", "resnet18")] = None
+    """network, see: convworks list models [recipe's]"""
+    recipe: Annotated[str | None, Shown("NAME", "fast")] = None
+    """training procedure, see: convworks list recipes"""
+    epochs: Annotated[int | None, Shown("N", "30"), Ge(1)] = None
+    """passes over the training images [recipe's]"""
+    lr: Annotated[float | None, Shown("X", "0.05"), Gt(0)] = None
+    """learning rate at the top of the schedule [recipe's]"""
+    batch: Annotated[int | None, Shown("N", "32"), Ge(1)] = None
+    """images in one step [recipe's]"""
+    size: Annotated[int | None, Shown("N", "128"), Ge(1)] = None
+    """side of the input in pixels [recipe's]"""
+    seed: Annotated[int | None, Shown("N", "0"), Ge(0), Lt(SEED_LIMIT)] = None
+    """of every random draw [0]"""
+    out: Annotated[Path, Shown("DIR", "runs")] = Path("runs")
+    """folder that gets the run's folder"""
+    name: Annotated[str | None, Shown("NAME", "photos-01")] = None
+    """name of the run's folder [data-model-number]"""
+    config: Annotated[Path | None, Shown("FILE", "settings.toml")] = None
+    """TOML file of settings"""
+    set: Annotated[tuple[str, ...], Shown("KEY=VALUE", "optimizer.momentum=0.9")] = ()
+    """one setting; the list of them is at the end of --help-all"""
+    workers: Annotated[int | Literal["auto"] | None, Shown("N", "2"), Ge(0)] = None
+    """threads that prepare batches; never changes the result [auto]"""
+    rescue_dir: Annotated[Path | None, Shown("DIR", "~/rescue")] = None
+    """where the model goes if the run's disk is full at the end"""
+    fresh: bool = False
+    """start a new run even where one with these settings was stopped"""
+    dry_run: bool = False
+    """read the data and say what would be done; write no run"""
+
+
+def run(args: TrainFlags, console: Console) -> int:
+    """Train, print the events, and return 0 or 75 (stopped, resumable)."""
+    with StopRequest() as stop:
+        from convworks.flows.train import TrainRequest, train
+
+        request = TrainRequest(
+            data=data_request(args, args.source),
+            resolved=resolved(args),
+            out=args.out,
+            name=args.name,
+            command=spelled(VERB, args),
+            fresh=args.fresh,
+            rescue=args.rescue_dir,
+        )
+        if args.dry_run:
+            return _rehearse(request, console, stop)
+        return show_all(train(request, should_stop=stop), Renderer(console))
+
+
+def resolved(args: TrainFlags) -> Resolved:
+    """The recipe out of the flags, --set, --config and --recipe, with the source of every value."""
+    from convworks.recipes.defaults import recipe, recipe_for
+    from convworks.recipes.resolve import parse_assignment, read_config, resolve
+
+    name = args.recipe
+    if name is None:
+        written = read_config(args.config) if args.config else {}
+        model = args.model or dict(parse_assignment(each) for each in args.set).get("model")
+        name, base = recipe_for(str(model or written.get("model") or "fastnet"))
+    else:
+        base = recipe(name)
+    flags = {setting: getattr(args, flag) for flag, setting in SETTINGS.items()}
+    flags["workers"] = -1 if args.workers == "auto" else args.workers
+    given = {setting: value for setting, value in flags.items() if value is not None}
+    return resolve(base=base, base_name=name, config=args.config, assignments=args.set, flags=given)
+
+
+def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int:
+    """Everything up to the first step, in a folder that is thrown away."""
+    import tempfile
+
+    from convworks.flows.events import Will
+    from convworks.flows.train import train
+
+    renderer = Renderer(console)
+    with tempfile.TemporaryDirectory(prefix="convworks-dry-run-") as folder:
+        rehearsal = replace(request, out=Path(folder), fresh=True)
+        with closing(train(rehearsal, should_stop=stop)) as events:
+            for event in events:
+                if isinstance(event, Will):
+                    name = request.name or event.run.name
+                    renderer.show(replace(event, run=request.out / name))
+                    console.say("Nothing was trained: this was a dry run.")
+                    return EXIT_OK
+                renderer.show(event)
+    return EXIT_INTERRUPTED
+
+
+def _settings() -> list[str]:
+    from convworks.cli.help import settings_lines
+    from convworks.recipes.recipe import help_lines
+
+    rows = [(key, f"{text} [{default}]") for key, (text, default) in help_lines().items()]
+    return ["Settings, for --set KEY=VALUE and --config FILE", *settings_lines(rows)]
+
+
+VERB = Verb(
+    name="train",
+    flags=TrainFlags,
+    main=(
+        "model",
+        "recipe",
+        "epochs",
+        "lr",
+        "batch",
+        "size",
+        "seed",
+        "out",
+        "name",
+        "device",
+        "fresh",
+        "dry_run",
+    ),
+    examples=("convworks train photos/", "convworks train shapes --model lenet5 --epochs 3"),
+    run=run,
+    more=_settings,
+)

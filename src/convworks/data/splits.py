@@ -1,0 +1,266 @@
+"""Which image goes into which split, and which pictures occur more than once.
+
+A split is stratified by class, drawn from the seed alone, and never parts two copies of one picture: copies
+have the same hash of decoded pixels and form a group, and groups are placed as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from convworks import randomness
+from convworks.data.manifest import OK, SPLITS, Sample
+from convworks.data.sources import shown
+from convworks.errors import ConvworksError
+
+VAL_FRACTION = 0.2  # of all images, where the source has no split
+VAL_FRACTION_BESIDE_TEST = 0.1  # of the training images, where the source has a test split
+PAIRS_SHOWN = 5
+
+
+@dataclass(slots=True)
+class _Board:
+    """Where each group stands, and how many images of each class stand in each part."""
+
+    sizes: list[dict[str, int]]  # of each group: images by class; more than one class where labels conflict
+    by_class: dict[str, list[int]]  # groups that hold an image of the class, in source order
+    place: dict[int, str] = field(default_factory=dict)  # group -> part
+    held: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, class) -> images
+
+    def put(self, group: int, part: str) -> None:
+        before = self.place.get(group)
+        self.place[group] = part
+        for label, size in self.sizes[group].items():
+            self.held[part, label] = self.held.get((part, label), 0) + size
+            if before is not None:
+                self.held[before, label] -= size
+
+    def count(self, part: str, label: str) -> int:
+        return self.held.get((part, label), 0)
+
+    def can_leave(self, group: int) -> bool:
+        """Whether every class of the group keeps an image in the part that the group stands in."""
+        part = self.place[group]
+        return all(self.held[part, label] > size for label, size in self.sizes[group].items())
+
+
+def split_samples(
+    labels: Sequence[str], groups: Sequence[Hashable], *, fractions: Mapping[str, float], seed: int
+) -> list[str]:
+    """The part of each sample: a key of `fractions`, or "train" for the rest.
+
+    Every class has at least one image in every part. Within a class the order is a permutation that depends
+    on the seed and the name of the class only. Raises D143 for a class with too few different pictures and
+    U150 for a fraction that leaves nothing.
+    """
+    if not (0 < sum(fractions.values()) < 1 and all(value > 0 for value in fractions.values())):
+        given = ", ".join(f"{part} {value:g}" for part, value in fractions.items())
+        raise ConvworksError(
+            "U150",
+            f"cannot split by these fractions: {given}",
+            why="each must be above 0 and together they must leave a part of 1 for training",
+            try_="--val-fraction 0.2",
+        )
+    members: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    board = _board(labels, list(members.values()))
+    _require_enough(board, parts=len(fractions) + 1)
+    for label in sorted(board.by_class, key=lambda name: (len(board.by_class[name]), name)):
+        _place_class(board, label, fractions=fractions, seed=seed)
+    for label in board.by_class:
+        for part in (*fractions, "train"):
+            _ensure_one(board, label, part)
+    parts = [""] * len(labels)
+    for number, indices in enumerate(members.values()):
+        for index in indices:
+            parts[index] = board.place[number]
+    return parts
+
+
+def _board(labels: Sequence[str], members: Sequence[Sequence[int]]) -> _Board:
+    board = _Board(sizes=[], by_class={})
+    for number, indices in enumerate(members):
+        sizes: dict[str, int] = {}
+        for index in indices:
+            sizes[labels[index]] = sizes.get(labels[index], 0) + 1
+        board.sizes.append(sizes)
+        for label in sizes:
+            board.by_class.setdefault(label, []).append(number)
+    return board
+
+
+def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], seed: int) -> None:
+    """Fill the parts from the groups of one class that no earlier class has placed; the rest is train."""
+    groups = board.by_class[label]
+    total = sum(board.sizes[group][label] for group in groups)
+    purpose = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
+    order = randomness.permutation(seed, f"split/{purpose}", 0, len(groups))
+    free = [groups[i] for i in order if groups[i] not in board.place]
+    parts = list(fractions)
+    for position, part in enumerate(parts):
+        later = (*parts[position + 1 :], "train")
+        reserve = sum(board.count(other, label) == 0 for other in later)
+        target = max(1, int(fractions[part] * total + 0.5))
+        kept = []
+        left = len(free)
+        for group in free:
+            if left > reserve and board.count(part, label) + board.sizes[group][label] <= target:
+                board.put(group, part)
+                left -= 1
+            else:
+                kept.append(group)
+        if board.count(part, label) == 0 and left > reserve:  # every group is larger than the target
+            smallest = min(kept, key=lambda group: board.sizes[group][label])
+            board.put(smallest, part)
+            kept.remove(smallest)
+        free = kept
+    for group in free:
+        board.put(group, "train")
+
+
+def _ensure_one(board: _Board, label: str, part: str) -> None:
+    """Give `part` an image of the class where pictures shared with other classes left it without."""
+    if board.count(part, label):
+        return
+    for group in sorted(board.by_class[label], key=lambda group: board.sizes[group][label]):
+        if board.can_leave(group):
+            board.put(group, part)
+            return
+    raise ConvworksError(
+        "D143",
+        f"class '{shown(label)}' cannot be split: its pictures also stand in other classes",
+        why="copies of one picture stay in one split, and each split needs an image of every class",
+        try_=f"leave only one label for each picture of '{shown(label)}'",
+    )
+
+
+def _require_enough(board: _Board, *, parts: int) -> None:
+    poor = {}
+    for label, groups in board.by_class.items():
+        if len(groups) < parts:
+            images = sum(board.sizes[group][label] for group in groups)
+            copies = f" of {len(groups)} different picture{'s' * (len(groups) > 1)}" * (images > len(groups))
+            poor[label] = f"'{shown(label)}' has {images} image{'s' * (images > 1)}{copies}"
+    if not poor:
+        return
+    label, text = next(iter(poor.items()))
+    more = f" (and {len(poor) - 1} more classes have too few)" if len(poor) > 1 else ""
+    raise ConvworksError(
+        "D143",
+        f"class {text}: too few to split{more}",
+        where="; ".join(list(poor.values())[:PAIRS_SHOWN]) if more else "",
+        why=f"each of the {parts} splits needs a picture of every class that the others do not have",
+        try_=f"add pictures of '{shown(label)}', or move the class out of the data",
+    )
+
+
+def assign_splits(
+    given: Sequence[str | None],
+    labels: Sequence[str],
+    groups: Sequence[Hashable],
+    *,
+    seed: int,
+    val_fraction: float | None = None,
+) -> tuple[list[str], str]:
+    """The split of every sample, and the rule in words.
+
+    Splits that the source names are kept. Without any, the images are split into train and val; where there
+    is no val, it is taken from train. Images without a split beside images with one count as train.
+    Raises D146 where there is nothing to train on, D147 for a class without training images, and the errors
+    of `split_samples`.
+    """
+    named = {split for split in given if split is not None}
+    assert named <= set(SPLITS), named
+    if named and "train" not in named and None not in given:
+        only = " and ".join(sorted(named))
+        raise ConvworksError(
+            "D146",
+            f"there are {only} images, but none to train on",
+            why="a model is fitted on the train split only",
+            try_="name the folder with the training images 'train'",
+        )
+    splits = [split or "train" for split in given]
+    if "val" in named:
+        _require_training(splits, labels)
+        return splits, " and ".join(split for split in SPLITS if split in named | {"train"}) + " as given"
+    fraction = val_fraction
+    if fraction is None:
+        fraction = VAL_FRACTION_BESIDE_TEST if "test" in named else VAL_FRACTION
+    train = [index for index, split in enumerate(splits) if split == "train"]
+    _require_training(splits, labels)
+    parts = split_samples(
+        [labels[i] for i in train], [groups[i] for i in train], fractions={"val": fraction}, seed=seed
+    )
+    for index, part in zip(train, parts, strict=True):
+        splits[index] = part
+    shares = f"{100 * (1 - fraction):g}/{100 * fraction:g} train/val"
+    of = " of the train images" if named else ""
+    kept = "test as given, " if "test" in named else ""
+    return splits, f"{kept}{shares}{of}, stratified, seed {seed}"
+
+
+def _require_training(splits: Sequence[str], labels: Sequence[str]) -> None:
+    trained = {label for split, label in zip(splits, labels, strict=True) if split == "train"}
+    missing = [label for label in dict.fromkeys(labels) if label not in trained]
+    if not missing:
+        return
+    names = ", ".join(f"'{shown(label)}'" for label in missing[:PAIRS_SHOWN])
+    raise ConvworksError(
+        "D147",
+        f"no training image of {'class' if len(missing) == 1 else 'classes'} {names}",
+        where=f"{len(missing)} of {len(set(labels))} classes stand only in the other splits",
+        why="the network would never see the class that it is measured on",
+        try_=f"add images of '{shown(missing[0])}' to the train split",
+    )
+
+
+# The same picture more than once
+
+
+def duplicate_groups(samples: Sequence[Sample]) -> list[list[int]]:
+    """Indices of samples that are one picture, pixel for pixel, in groups of two and more."""
+    groups: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        if sample.verdict == OK:
+            groups.setdefault(sample.pixels, []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def label_conflicts(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Pairs of indices: one picture under two labels, each pair of labels once for each picture."""
+    return _pairs(samples, lambda sample: sample.label or "")
+
+
+def leaks(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Pairs of indices: one picture in two splits, each pair of splits once for each picture."""
+    return _pairs(samples, lambda sample: sample.split)
+
+
+def _pairs(samples: Sequence[Sample], value: Callable[[Sample], str]) -> list[tuple[int, int]]:
+    found = []
+    for group in duplicate_groups(samples):
+        first: dict[str, int] = {}
+        for index in group:
+            first.setdefault(value(samples[index]), index)
+        found += list(combinations(first.values(), 2))
+    return found
+
+
+def picture_warnings(samples: Sequence[Sample]) -> list[str]:
+    """What a reader of the results must know about copies: leaks between splits and conflicting labels."""
+    found = []
+    if pairs := label_conflicts(samples):
+        found.append(f"same picture, two labels: {_listed(samples, pairs)}")
+    if pairs := leaks(samples):
+        found.append(f"leak: the same picture in two splits: {_listed(samples, pairs)}")
+    return found
+
+
+def _listed(samples: Sequence[Sample], pairs: Iterable[tuple[int, int]]) -> str:
+    texts = [f"{shown(samples[one].path)} = {shown(samples[two].path)}" for one, two in pairs]
+    more = f", ... ({len(texts)} pairs)" if len(texts) > PAIRS_SHOWN else ""
+    return ", ".join(texts[:PAIRS_SHOWN]) + more

@@ -1,0 +1,151 @@
+"""The plan of a training on this machine: measured with its own network and images, or remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convworks.durable import read_json, to_json, write_atomic
+from convworks.errors import ConvworksError
+from convworks.flows.prepare import Prepared, optimizer_for, step_settings, training_loader
+from convworks.recipes.recipe import Recipe
+from convworks.training.allocator import keep_pages
+from convworks.training.loop import Numerics, StepSettings, accumulate_gradients
+from convworks.training.planner import (
+    Plan,
+    choose_device,
+    choose_workers,
+    make_plan,
+    plan_from_dict,
+    usable_cpus,
+)
+
+_WORKERS_TRIED = (0, 1, 2)
+_WORKERS_SECONDS = 0.5
+
+
+def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cache: Path | None) -> Plan:
+    """The plan for this network, these images and this machine: measured, or remembered from last time.
+
+    It is remembered so that the same command twice computes in the same way and ends in the same bits.
+    """
+    device = choose_device(recipe.device)
+    key = _plan_key(prepared, recipe, device)
+    file = cache / "plans" / f"{key}.json" if cache is not None else None
+    if file is not None and file.is_file():
+        try:
+            return plan_from_dict(read_json(file))
+        except ConvworksError:
+            file.unlink(missing_ok=True)
+    plan = _measure_plan(prepared, recipe, network, device)
+    if file is not None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, to_json(plan.to_dict()))
+    return plan
+
+
+def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
+    parts = [
+        recipe.model,
+        sorted(recipe.model_options.items()),
+        recipe.batch,
+        recipe.accumulate,
+        recipe.optimizer.name,
+        asdict(recipe.augment),
+        recipe.precision,
+        recipe.memory_format,
+        recipe.threads,
+        recipe.workers,
+        recipe.checkpoint_every,
+        asdict(prepared.dataset.geometry),
+        len(prepared.dataset.classes),
+        device,
+        usable_cpus(),
+        _processor(),
+        torch.__version__,
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def _measure_plan(prepared: Prepared, recipe: Recipe, network: nn.Module, device: str) -> Plan:
+    dataset = prepared.dataset
+    train_rows = dataset.split_rows("train")
+    settings = step_settings(
+        recipe, dataset.labels[torch.from_numpy(train_rows)], len(dataset.classes), device
+    )
+    plain = training_loader(prepared, recipe, numerics=Numerics(device=device), workers=0)
+    first = next(iter(plain.epoch(0)))
+    plan = make_plan(
+        network,
+        first,
+        make_optimizer=lambda trainee: optimizer_for(recipe, trainee),
+        settings=settings,
+        device=device,
+        precision=recipe.precision,
+        memory_format=recipe.memory_format,
+        threads=recipe.threads,
+        batch_path=dataset.storage,
+        allocator=keep_pages(),
+    )
+    if recipe.checkpoint_every:
+        plan = dataclasses.replace(plan, checkpoint_every=recipe.checkpoint_every)
+    tried = _WORKERS_TRIED if recipe.workers < 0 else (recipe.workers,)
+    return _plan_workers(plan, prepared, recipe, network, settings, tried)
+
+
+def _plan_workers(
+    plan: Plan,
+    prepared: Prepared,
+    recipe: Recipe,
+    network: nn.Module,
+    settings: StepSettings,
+    tried: tuple[int, ...],
+) -> Plan:
+    """Train a copy end to end for half a second with each number of batch threads."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    numerics = plan.numerics
+    trainee = copy.deepcopy(network).to(plan.device)
+    trainee = trainee.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
+    trainee.train()
+    optimizer = optimizer_for(recipe, trainee)
+    rates: dict[int, float] = {}
+    batch_seconds = step_seconds = 0.0
+    for workers in tried:
+        loader = training_loader(prepared, recipe, numerics=numerics, workers=workers)
+        images, start = 0, time.perf_counter()
+        before = start
+        for batch in loader.epoch(0):
+            ready = time.perf_counter()
+            accumulate_gradients(trainee, optimizer, batch, settings, numerics)
+            optimizer.step()
+            if workers == 0:
+                batch_seconds, step_seconds = (
+                    batch_seconds + ready - before,
+                    step_seconds + time.perf_counter() - ready,
+                )
+            before = time.perf_counter()
+            images += len(batch.y)
+            if before - start > _WORKERS_SECONDS:
+                break
+        rates[workers] = images / (time.perf_counter() - start)
+    torch.set_num_threads(threads_before)
+    return choose_workers(plan, rates, batch_seconds=batch_seconds, step_seconds=step_seconds)

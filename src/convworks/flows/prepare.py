@@ -1,0 +1,254 @@
+"""What a training needs before its first step: the data as pixels, the preprocessing, the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from convworks import models
+from convworks.data.augment import Augment
+from convworks.data.dataset import Dataset, build_dataset
+from convworks.data.loader import Loader
+from convworks.data.manifest import Manifest
+from convworks.data.preprocess import Geometry, Preprocess
+from convworks.data.sources import Source, open_source
+from convworks.data.store import Probe, probe
+from convworks.errors import ConvworksError
+from convworks.randomness import derive_seed
+from convworks.recipes.recipe import Recipe
+from convworks.training.loop import Numerics, StepSettings
+from convworks.training.loss import balanced_weights
+from convworks.training.optimizer import make_optimizer
+from convworks.training.planner import usable_cpus
+
+PHOTO_SIZE = 64  # pixels a side for photographs, where neither recipe nor model says more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRequest:
+    """Where the images are, and how to read them. Environment variables were read by the command line."""
+
+    location: str
+    cache: Path
+    data_root: Path | None = None
+    labels: Path | None = None
+    offline: bool = False
+    keep_empty: bool = False
+    strict: bool = False
+
+    def open(self) -> Source:
+        return open_source(
+            self.location,
+            data_root=self.data_root,
+            labels=self.labels,
+            keep_empty=self.keep_empty,
+            cache=self.cache,
+            offline=self.offline,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the run's record. A path is kept absolute, so that resuming works from any folder."""
+        location = self.location
+        if Path(location).exists():
+            location = str(Path(location).absolute())
+        paths = {
+            key: str(value.absolute()) for key in ("data_root", "labels") if (value := getattr(self, key))
+        }
+        return {"location": location, "keep_empty": self.keep_empty, "strict": self.strict, **paths}
+
+
+def request_from_dict(value: dict[str, Any], *, cache: Path, offline: bool) -> DataRequest:
+    """The data of a run's record. Raises A401 where it is damaged."""
+    try:
+        return DataRequest(
+            location=str(value["location"]),
+            cache=cache,
+            data_root=Path(value["data_root"]) if "data_root" in value else None,
+            labels=Path(value["labels"]) if "labels" in value else None,
+            offline=offline,
+            keep_empty=bool(value["keep_empty"]),
+            strict=bool(value["strict"]),
+        )
+    except (KeyError, TypeError) as problem:
+        raise ConvworksError("A401", f"recipe.json does not say where the data is: {problem}") from problem
+
+
+def _accepts(recipe: Recipe, size: int, channels: int) -> bool:
+    try:
+        with torch.device("meta"):
+            models.create(
+                recipe.model,
+                num_classes=2,
+                in_channels=channels,
+                input_size=(size, size),
+                **recipe.model_options,
+            )
+    except ConvworksError:
+        return False
+    return True
+
+
+def choose_geometry(recipe: Recipe, found: Probe) -> Geometry:
+    """The network's input for these images: the recipe's size, else their own, else the model's.
+
+    Images of one square size are kept as they are or padded (MNIST's 28 pixels in LeNet-5's 32) where the
+    model takes that; photographs have their sides cut. Rows AU-01 and AU-09 of the feature list.
+    """
+    published = models.info(recipe.model).input_size[0]
+    square = found.size is not None and found.size[0] == found.size[1]
+    native = min(found.size or found.median_size)
+    own = native if square and native <= PHOTO_SIZE else max(PHOTO_SIZE, published)
+    size = recipe.size or next(
+        (s for s in (own, published) if _accepts(recipe, s, found.channels)), published
+    )
+    stored = recipe.stored or size
+    if stored < size:
+        raise ConvworksError(
+            "U113",
+            f"images are kept at {stored} pixels, which is less than the network's input of {size}",
+            try_=f"--set stored={size}",
+        )
+    fit: Literal["crop", "squash", "pad"]
+    if recipe.fit != "auto":
+        fit = recipe.fit
+    elif square and 0.75 * stored <= native <= stored:
+        fit = "pad"
+    else:
+        fit = "squash" if square else "crop"
+    return Geometry(size, size, 1 if found.channels == 1 else 3, fit, stored, stored)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Data in memory, its preprocessing, and how long that took."""
+
+    dataset: Dataset
+    preprocess: Preprocess
+    seconds: float
+
+
+def prepare_data(
+    request: DataRequest,
+    recipe: Recipe,
+    *,
+    expected: Manifest | None,
+    geometry: Geometry | None,
+    should_stop: Callable[[], bool],
+) -> Prepared:
+    """Open, decode and split the images, and fit the preprocessing on the training part.
+
+    `expected` and `geometry` are those of a run that is resumed. Raises D-errors, or D145 where the images
+    are not the expected ones.
+    """
+    start = time.perf_counter()
+    with request.open() as source:
+        dataset = build_dataset(
+            source,
+            geometry=geometry or choose_geometry(recipe, probe(source)),
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+            cache=request.cache,
+            threads=usable_cpus(),
+            strict=request.strict,
+            should_stop=should_stop,
+            expected=expected,
+        )
+    preprocess = Preprocess.fit(
+        dataset.images,
+        dataset.split_rows("train"),
+        geometry=dataset.geometry,
+        normalize=recipe.normalize,
+    )
+    return Prepared(dataset, preprocess, time.perf_counter() - start)
+
+
+def build_network(recipe: Recipe, classes: int, geometry: Geometry) -> nn.Module:
+    """The recipe's network with its initial weights, which depend on the seed alone."""
+    torch.manual_seed(derive_seed(recipe.seed, "initialize"))
+    return models.create(
+        recipe.model,
+        num_classes=classes,
+        in_channels=geometry.channels,
+        input_size=(geometry.height, geometry.width),
+        **recipe.model_options,
+    )
+
+
+def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
+    spec = recipe.optimizer
+    return make_optimizer(
+        spec.name,
+        network,
+        lr=spec.lr,
+        momentum=spec.momentum,
+        beta2=spec.beta2,
+        weight_decay=spec.weight_decay,
+        decay_norm_and_bias=spec.decay_norm_and_bias,
+    )
+
+
+def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: str) -> StepSettings:
+    weights = (
+        balanced_weights(train_labels, classes).to(device) if recipe.class_weights == "balanced" else None
+    )
+    return StepSettings(
+        seed=recipe.seed,
+        lr=recipe.optimizer.lr,
+        accumulate=recipe.accumulate,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=weights,
+        clip_norm=recipe.clip_norm,
+    )
+
+
+def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, workers: int) -> Loader:
+    """Batches of the training split, shuffled and augmented by (seed, epoch, index)."""
+    policy = Augment(**asdict(recipe.augment))
+    return Loader(
+        prepared.dataset.images,
+        prepared.dataset.labels,
+        prepared.dataset.split_rows("train"),
+        prepared.preprocess,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        augment=policy if policy.enabled else None,
+        shuffle=True,
+        threads=workers,
+        dtype=torch.float32,
+        memory_format=numerics.torch_memory_format,
+        device=numerics.device,
+    )
+
+
+def evaluation_loader(
+    images: Tensor,
+    labels: Tensor,
+    rows: Any,
+    preprocess: Preprocess,
+    *,
+    batch: int,
+    numerics: Numerics,
+    workers: int,
+) -> Loader:
+    """Batches in the order of `rows`: centre crops, nothing random."""
+    return Loader(
+        images,
+        labels,
+        rows,
+        preprocess,
+        batch=batch,
+        seed=0,
+        augment=None,
+        shuffle=False,
+        threads=workers,
+        dtype=torch.float32,
+        memory_format=numerics.torch_memory_format,
+        device=numerics.device,
+    )

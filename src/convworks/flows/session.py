@@ -1,0 +1,359 @@
+"""The training session: from prepared data and a network to a finished run, stoppable at every step.
+
+Everything that the paper's training section speaks of is a visible line here: when the rate drops, when the
+network is evaluated, which weights are kept, when training ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from convworks.errors import ConvworksError
+from convworks.evaluation.inference import StoppedEarlyError, predict_probabilities
+from convworks.evaluation.metrics import Metrics, measure
+from convworks.flows.events import EpochDone, Event, Note, Progress, Stopped
+from convworks.flows.prepare import (
+    Prepared,
+    evaluation_loader,
+    optimizer_for,
+    step_settings,
+    training_loader,
+)
+from convworks.recipes.recipe import Recipe
+from convworks.runs import MetricsLog, Run, append_timing
+from convworks.training.checkpoint import (
+    Checkpoint,
+    best_name,
+    load_checkpoint,
+    load_into,
+    remove_old,
+    save_checkpoint,
+    step_name,
+)
+from convworks.training.ema import WeightAverage
+from convworks.training.loop import NotFiniteError, Position, Step, train_epoch, weights_are_finite
+from convworks.training.optimizer import load_state_tensors, state_tensors
+from convworks.training.planner import Plan
+from convworks.training.schedule import Plateau, make_schedule
+
+StopRequest = Callable[[], bool]
+_PROGRESS_SECONDS = 0.25
+_STEP_RECORDS = 20  # lines about single steps in metrics.jsonl for each epoch
+_FILES_NAMED = 8  # of a batch that diverged
+
+
+@dataclass(slots=True)
+class Best:
+    """The epoch whose weights are kept, and how long there has been no better one."""
+
+    accuracy: float = -math.inf
+    loss: float = math.inf
+    epoch: int = -1
+    step: int = -1
+    waited: int = 0
+
+    def improved_by(self, metrics: Metrics) -> bool:
+        """Higher accuracy, or the same with a lower loss."""
+        return (metrics.top1, -metrics.loss) > (self.accuracy, -self.loss)
+
+
+class Session:
+    """Network, optimizer and position of one run, and the files that they are saved to."""
+
+    def __init__(
+        self, run: Run, recipe: Recipe, prepared: Prepared, network: nn.Module, plan: Plan, *, manifest: str
+    ) -> None:
+        self.run, self.recipe, self.prepared, self.plan, self.manifest = run, recipe, prepared, plan, manifest
+        numerics = plan.numerics
+        network = network.to(plan.device)
+        self.network: nn.Module = network.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
+        self.optimizer: Optimizer = optimizer_for(recipe, self.network)
+        self.average = WeightAverage(self.network, recipe.ema) if recipe.ema is not None else None
+        self.position = Position()
+        self.best = Best()
+        spec = recipe.schedule
+        self.plateau = Plateau(spec.patience, spec.max_drops, spec.factor)
+        self.loader = training_loader(prepared, recipe, numerics=numerics, workers=plan.workers)
+        labels = prepared.dataset.labels[torch.from_numpy(prepared.dataset.split_rows("train"))]
+        self.settings = step_settings(recipe, labels, len(prepared.dataset.classes), plan.device)
+        self.schedule = make_schedule(
+            spec.name,
+            total_steps=recipe.epochs * self.loader.steps,
+            warmup=spec.warmup,
+            milestones=spec.milestones,
+            factor=spec.factor,
+            final=spec.final,
+        )
+        self.log = MetricsLog(run.metrics_file)
+        self._judge: nn.Module | None = None
+
+    # --- saving and restoring -------------------------------------------------------------------------------
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put everything back as it was; the metrics log is cut to its length at that step."""
+        where, state = checkpoint.path, checkpoint.state
+        try:
+            load_into(self.network.state_dict(), checkpoint.tensors["network"], where=where)
+            load_state_tensors(self.network, self.optimizer, dict(checkpoint.tensors["optimizer"]))
+            if self.average is not None:
+                load_into(self.average.average, checkpoint.tensors["average"], where=where)
+            self.position = Position(**state["position"])
+            self.best = Best(**{key: _from_json(value) for key, value in state["best"].items()})
+            plateau = {key: _from_json(value) for key, value in state["plateau"].items()}
+            self.plateau = Plateau(**plateau)
+            self.log = MetricsLog(self.run.metrics_file, length=int(state["metrics_bytes"]))
+        except (KeyError, TypeError) as problem:
+            raise ConvworksError(
+                "A405", f"the checkpoint {where.name} does not fit this recipe: {problem}", where=str(where)
+            ) from problem
+
+    def save(self) -> None:
+        """A checkpoint of this very step. Raises N602 instead of saving weights that are not finite."""
+        if not weights_are_finite(self.network):
+            raise ConvworksError(
+                "N602",
+                f"a weight is not finite after step {self.position.step}",
+                why="nothing was saved over the last good checkpoint",
+                try_=f"convworks train ... --lr {self.recipe.optimizer.lr / 10:g}",
+            )
+        self.log.flush()
+        state = {
+            "position": asdict(self.position),
+            "best": {key: _to_json(value) for key, value in asdict(self.best).items()},
+            "plateau": {key: _to_json(value) for key, value in asdict(self.plateau).items()},
+            "metrics_bytes": self.log.length,
+            "manifest": self.manifest,
+        }
+        tensors = {
+            "network": self.network.state_dict(),
+            "optimizer": state_tensors(self.network, self.optimizer),
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.average
+        save_checkpoint(self.run.checkpoints, step_name(self.position.step), tensors=tensors, state=state)
+        remove_old(
+            self.run.checkpoints, keep=self.recipe.keep_checkpoints, best_step=max(self.best.step, 0) or None
+        )
+
+    def try_to_save(self) -> Iterator[Event]:
+        """Save; where the disk refuses, warn and go on: the checkpoint before is still whole."""
+        try:
+            self.save()
+        except OSError as problem:
+            free = shutil.disk_usage(self.run.path).free
+            yield Note(
+                f"cannot save a checkpoint in {self.run.checkpoints}: {problem.strerror or problem} "
+                f"({free / 1e6:,.0f} MB free); the one before is kept, and I try again",
+                level="warning",
+            )
+
+    # --- one epoch ------------------------------------------------------------------------------------------
+
+    def train_epoch(self, should_stop: StopRequest) -> Generator[Event, None, bool]:
+        """The rest of the current epoch. Returns True where it was asked to stop."""
+        position, steps = self.position, self.loader.steps
+        start, shown, images = time.perf_counter(), 0.0, 0
+        every = max(1, steps // _STEP_RECORDS)
+        try:
+            for step in self._steps():
+                images += step.images
+                if step.step % every == 0:
+                    self.log.append({"kind": "step", **_step_record(step)})
+                if should_stop():
+                    return True
+                if position.step % self.plan.checkpoint_every == 0 and position.batch < steps:
+                    yield from self.try_to_save()
+                now = time.perf_counter()
+                if now - shown > _PROGRESS_SECONDS:
+                    shown = now
+                    yield self._progress(images / (now - start))
+        except NotFiniteError as problem:
+            raise self._diverged(problem) from problem
+        return should_stop()
+
+    def _steps(self) -> Iterator[Step]:
+        multiplier = self.plateau.multiplier if self.recipe.schedule.name == "plateau" else 1.0
+        return train_epoch(
+            self.network,
+            self.loader,
+            self.optimizer,
+            position=self.position,
+            schedule=lambda step: self.schedule(step) * multiplier,
+            settings=self.settings,
+            numerics=self.plan.numerics,
+            average=self.average,
+        )
+
+    def _progress(self, rate: float) -> Progress:
+        position, recipe = self.position, self.recipe
+        left = (recipe.epochs * self.loader.steps - position.step) * recipe.batch / max(rate, 1e-9)
+        seen = max(position.seen, 1)
+        return Progress(
+            epoch=position.epoch + 1,
+            epochs=recipe.epochs,
+            step=position.batch,
+            steps=self.loader.steps,
+            loss=position.loss_sum / seen,
+            accuracy=position.correct / seen,
+            images_per_second=rate,
+            seconds_left=left,
+        )
+
+    def _diverged(self, problem: NotFiniteError) -> ConvworksError:
+        dataset = self.prepared.dataset
+        files = [dataset.path_of(int(row)) for row in problem.rows[:_FILES_NAMED]]
+        more = len(problem.rows) - len(files)
+        layer = f"; the first layer with such an output is {problem.layer}" if problem.layer else ""
+        return ConvworksError(
+            "N601",
+            f"{problem.what} is not finite at step {problem.step} (learning rate {problem.lr:g}){layer}",
+            where="batch: " + ", ".join(files) + (f" and {more} more" if more > 0 else ""),
+            why="training stopped; the last good checkpoint is kept, these weights are not",
+            try_=f"convworks train ... --lr {self.recipe.optimizer.lr / 10:g}",
+        )
+
+    # --- evaluation -----------------------------------------------------------------------------------------
+
+    def evaluated_network(self) -> nn.Module:
+        """A copy with the weights that count: the average where the recipe keeps one."""
+        if self._judge is None:
+            self._judge = copy.deepcopy(self.network)
+        weights = self.average.average if self.average is not None else self.network.state_dict()
+        load_into(self._judge.state_dict(), weights, where=self.run.path)
+        return self._judge.eval()
+
+    def evaluate(self, network: nn.Module, split: str, should_stop: StopRequest) -> tuple[Metrics, Any, Any]:
+        """(metrics, probabilities, rows) on a split. Raises StoppedEarlyError when asked to stop."""
+        dataset = self.prepared.dataset
+        rows = dataset.split_rows(split)
+        loader = evaluation_loader(
+            dataset.images,
+            dataset.labels,
+            rows,
+            self.prepared.preprocess,
+            batch=self.recipe.batch,
+            numerics=self.plan.numerics,
+            workers=self.plan.workers,
+        )
+        probabilities = predict_probabilities(network, loader, self.plan.numerics, should_stop=should_stop)
+        labels = dataset.labels.numpy()[rows]
+        return measure(probabilities, labels, dataset.classes), probabilities, rows
+
+    def finish_epoch(self, should_stop: StopRequest, start: float) -> Iterator[Event]:
+        """Evaluate, record, keep the best weights, move the plateau on, save. Raises StoppedEarlyError."""
+        position, recipe = self.position, self.recipe
+        network = self.evaluated_network()
+        metrics, _, _ = self.evaluate(network, "val", should_stop)
+        better = self.best.improved_by(metrics) or recipe.keep == "last"
+        if better:
+            self.best = Best(metrics.top1, metrics.loss, position.epoch, position.step)
+            yield from self._keep_best(network)
+        else:
+            self.best.waited += 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        if recipe.schedule.name == "plateau":
+            self.plateau = self.plateau.after_epoch(metrics.top1)
+        seen = max(position.seen, 1)
+        record = {
+            "epoch": position.epoch + 1,
+            "train_loss": position.loss_sum / seen,
+            "train_accuracy": position.correct / seen,
+            "val_loss": metrics.loss,
+            "val_accuracy": metrics.top1,
+            "val_balanced_accuracy": metrics.balanced_accuracy,
+            "lr": lr,
+            "best": better,
+        }
+        self.log.append({"kind": "epoch", "step": position.step, **record})
+        seconds = time.perf_counter() - start
+        append_timing(
+            self.run, event="epoch", epoch=position.epoch + 1, step=position.step, wall_seconds=seconds
+        )
+        position.next_epoch()
+        yield from self.try_to_save()
+        yield EpochDone(epochs=recipe.epochs, seconds=seconds, **record)
+
+    def _keep_best(self, network: nn.Module) -> Iterator[Event]:
+        try:
+            save_checkpoint(
+                self.run.checkpoints,
+                best_name(self.best.step),
+                tensors={"network": network.state_dict()},
+                state={"best": {key: _to_json(value) for key, value in asdict(self.best).items()}},
+            )
+        except OSError as problem:
+            yield Note(f"cannot save the best weights: {problem.strerror or problem}", level="warning")
+
+    # --- the whole ------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        patience = self.recipe.early_stopping
+        return self.position.epoch >= self.recipe.epochs or (
+            patience is not None and self.best.waited >= patience
+        )
+
+    def train(self, should_stop: StopRequest) -> Generator[Event, None, bool]:
+        """All epochs that are left. Returns True where it was asked to stop; the state is saved then."""
+        self.run.checkpoints.mkdir(exist_ok=True)
+        while not self.over:
+            start = time.perf_counter()
+            stopped = yield from self.train_epoch(should_stop)
+            if not stopped:
+                try:
+                    yield from self.finish_epoch(should_stop, start)
+                except StoppedEarlyError:
+                    stopped = True
+            if stopped:
+                yield from self._stop()
+                return True
+        return False
+
+    def _stop(self) -> Iterator[Event]:
+        start = time.perf_counter()
+        yield from self.try_to_save()
+        append_timing(self.run, event="stop", epoch=self.position.epoch + 1, step=self.position.step)
+        yield Stopped(
+            self.run.path,
+            self.position.epoch + 1,
+            self.position.batch,
+            self.loader.steps,
+            time.perf_counter() - start,
+        )
+
+    def load_best(self) -> nn.Module:
+        """The network with the weights that are kept."""
+        network = self.evaluated_network()
+        path = self.run.checkpoints / best_name(self.best.step)
+        if path.is_dir():
+            load_into(network.state_dict(), load_checkpoint(path).tensors["network"], where=path)
+        return network
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "epoch": step.epoch + 1,
+        "loss": step.loss,
+        "lr": step.lr,
+        "gradient_norm": step.gradient_norm,
+    }
+
+
+def _to_json(value: Any) -> Any:
+    """JSON has no infinity: it travels as a word."""
+    return {math.inf: "inf", -math.inf: "-inf"}.get(value, value) if isinstance(value, float) else value
+
+
+def _from_json(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf") else value

@@ -1,0 +1,358 @@
+"""Train and resume: from a request to events, one after the other, until the run is finished or stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convworks import models
+from convworks.data.manifest import Manifest
+from convworks.data.preprocess import Geometry
+from convworks.data.store import ScanInterrupted
+from convworks.durable import read_json
+from convworks.errors import ConvworksError, unknown_name
+from convworks.evaluation.inference import StoppedEarlyError
+from convworks.flows.events import Event, Found, Note, Stopped, Will
+from convworks.flows.plan import plan_training
+from convworks.flows.prepare import DataRequest, Prepared, build_network, prepare_data, request_from_dict
+from convworks.flows.results import finish
+from convworks.flows.session import Session, StopRequest
+from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
+from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
+from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
+from convworks.training.allocator import keep_pages
+from convworks.training.checkpoint import Checkpoint, newest_valid
+from convworks.training.planner import Plan, plan_from_dict, usable_cpus
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """A training, as asked for."""
+
+    data: DataRequest
+    resolved: Resolved
+    out: Path = Path("runs")
+    name: str | None = None
+    command: tuple[str, ...] = ()
+    fresh: bool = False  # never continue an earlier run
+    rescue: Path | None = None  # where the model goes if the run's disk is full at the end
+    plan_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """A stopped run, and what may be different this time."""
+
+    run: Path
+    cache: Path
+    offline: bool = False
+    changes: Resolved | None = None  # its recipe is the run's with some values replaced
+    override: bool = False  # accept changes that alter the result
+    accept_data_change: bool = False
+    rescue: Path | None = None
+
+
+def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Iterator[Event]:
+    """Train a network. The same request again continues a run that was stopped, and never a finished one.
+
+    Raises ConvworksError; nothing was computed where it is a usage, name or permission error.
+    """
+    keep_pages()
+    recipe = request.resolved.recipe
+    if recipe.model not in models.names():
+        raise unknown_name("model", recipe.model, models.names(), try_="convworks train ... --model {near}")
+    with request.data.open() as source:
+        base = f"{source.name}-{recipe.model}"
+    record = _record(request)
+    earlier = None if request.fresh else _unfinished(request, record, base)
+    if earlier is not None:
+        yield Note(f"continuing {earlier.path}, which the same command began (--fresh starts another)")
+        yield from _run(earlier, request.data, request.resolved, should_stop, rescue=request.rescue)
+        return
+    run = create_run(request.out, base, name=request.name)
+    try:
+        require_space(run.path, 64 * 2**20)
+        with run.locked():
+            run.write_json(run.recipe_file, record)
+            yield from _locked_run(
+                run,
+                request.data,
+                request.resolved,
+                should_stop,
+                rescue=request.rescue,
+                plan_cache=request.plan_cache,
+            )
+    except BaseException:
+        _remove_if_empty(run)
+        raise
+
+
+def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Iterator[Event]:
+    """Continue a run where it was saved. It ends with the same bits as one that was never stopped.
+
+    Raises A410 (no run there), U121 (settings that alter the result changed, without `override`), D145 (other
+    images, without `accept_data_change`), R510 (in use).
+    """
+    keep_pages()
+    run = open_run(request.run)
+    record = run.record()
+    recipe = from_dict(record["recipe"])
+    sources: dict[str, str] = dict(record.get("provenance", {}))
+    if request.changes is not None:
+        changed = differences(recipe, request.changes.recipe)
+        _check_changes(run, changed, override=request.override)
+        recipe = request.changes.recipe
+        sources |= {key: request.changes.sources[key] for key, _, _ in changed}
+        if changed:
+            record["recipe"], record["provenance"] = to_dict(recipe), sources
+            unsafe = [key for key, _, _ in changed if key not in SAFE_KEYS]
+            record["overrides"] = sorted({*record.get("overrides", []), *unsafe})
+            run.write_json(run.recipe_file, record)
+    if run.finished:
+        yield Note(f"{run.name} is finished: there is nothing to continue")
+        return
+    data = request_from_dict(record["data"], cache=request.cache, offline=request.offline)
+    yield from _run(
+        run,
+        data,
+        Resolved(recipe, sources),
+        should_stop,
+        rescue=request.rescue,
+        accept_data_change=request.accept_data_change,
+    )
+
+
+def _record(request: TrainRequest) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "recipe": to_dict(request.resolved.recipe),
+        "provenance": dict(request.resolved.sources),
+        "data": request.data.to_dict(),
+        "command": list(request.command),
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """What decides bits besides recipe, data and plan."""
+    packages = {name: version(name) for name in ("convworks", "torch", "numpy", "pillow", "simplejpeg")}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(usable_cpus()),
+        **packages,
+    }
+
+
+def _unfinished(request: TrainRequest, record: Mapping[str, Any], base: str) -> Run | None:
+    """The newest run that the same request began and that is not finished."""
+    if request.name is not None:
+        path = request.out / request.name
+        if not (path / "recipe.json").is_file():
+            return None
+        run = Run(path)
+        if run.finished:
+            return None  # making it again is refused by create_run, with the reason
+        changed = differences(from_dict(run.record()["recipe"]), request.resolved.recipe)
+        if changed or run.record()["data"] != record["data"]:
+            raise _other_run(run, changed)
+        return run
+    for run in reversed(list_runs(request.out)):
+        if run.finished or not run.name.startswith(base):
+            continue
+        with contextlib.suppress(ConvworksError):  # a damaged record is not the same request
+            found = run.record()
+            if found["recipe"] == record["recipe"] and found["data"] == record["data"]:
+                try:
+                    with run.locked():
+                        return run
+                except ConvworksError:
+                    continue  # another process is at it
+    return None
+
+
+def _other_run(run: Run, changed: list[tuple[str, Any, Any]]) -> ConvworksError:
+    listed = "; ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
+    return ConvworksError(
+        "U121",
+        f"the run {run.name} was begun with other settings: {listed or 'other data'}",
+        where=str(run.path),
+        try_=f"convworks resume {run.path}, or another --name",
+    )
+
+
+def _check_changes(run: Run, changed: list[tuple[str, Any, Any]], *, override: bool) -> None:
+    unsafe = [each for each in changed if each[0] not in SAFE_KEYS]
+    if unsafe and not override:
+        listed = "; ".join(f"{key}: {old} -> {new}" for key, old, new in unsafe[:5])
+        raise ConvworksError(
+            "U121",
+            f"these settings would change what {run.name} computes: {listed}",
+            why="the result would be neither the old recipe's nor the new one's",
+            try_=f"convworks resume {run.path} --override ...  (it is written into the report)",
+        )
+
+
+def _remove_if_empty(run: Run) -> None:
+    """A run that failed before anything was learnt leaves no folder behind."""
+    if not run.manifest_file.exists():
+        for name in (".lock", "owner.json", "recipe.json"):
+            (run.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            run.path.rmdir()
+
+
+def _run(
+    run: Run, data: DataRequest, resolved: Resolved, should_stop: StopRequest, **options: Any
+) -> Iterator[Event]:
+    with run.locked():
+        yield from _locked_run(run, data, resolved, should_stop, **options)
+
+
+def _locked_run(
+    run: Run,
+    data: DataRequest,
+    resolved: Resolved,
+    should_stop: StopRequest,
+    *,
+    rescue: Path | None = None,
+    accept_data_change: bool = False,
+    plan_cache: bool = True,
+) -> Iterator[Event]:
+    """Prepare, plan, train and finish, from the newest checkpoint where there is one."""
+    started = time.perf_counter()
+    recipe = resolved.recipe
+    checkpoint, warnings = newest_valid(run.checkpoints)
+    for warning in warnings:
+        yield Note(warning, level="warning")
+    expected = (
+        Manifest.load(run.manifest_file) if run.manifest_file.is_file() and not accept_data_change else None
+    )
+    geometry = _stored_geometry(run)
+    try:
+        prepared = prepare_data(data, recipe, expected=expected, geometry=geometry, should_stop=should_stop)
+    except ScanInterrupted:
+        yield Stopped(run.path, 1, 0, 0, 0.0)
+        return
+    manifest = prepared.dataset.manifest
+    manifest.save(run.manifest_file)
+    run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
+    yield _found(prepared)
+    network = build_network(recipe, len(manifest.classes), prepared.dataset.geometry)
+    plan = _plan(run, prepared, recipe, network, cache=data.cache if plan_cache else None)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    if plan.device.startswith("cuda"):
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        session = Session(run, recipe, prepared, network, plan, manifest=manifest.sha256)
+        if checkpoint is not None:
+            session.restore(checkpoint)
+            append_timing(run, event="resume", epoch=session.position.epoch + 1, step=session.position.step)
+        else:
+            append_timing(run, event="start")
+        _require_room(session)
+        yield _will(session, resolved, checkpoint)
+        stopped = yield from session.train(should_stop)
+        if not stopped:
+            try:
+                yield from finish(session, should_stop, rescue=rescue, started=started)
+            except StoppedEarlyError:
+                yield Stopped(run.path, session.position.epoch, 0, session.loader.steps, 0.0)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _stored_geometry(run: Run) -> Geometry | None:
+    """The geometry that the run chose when it began."""
+    if not run.geometry_file.is_file():
+        return None
+    try:
+        return Geometry(**read_json(run.geometry_file))
+    except TypeError as problem:
+        raise ConvworksError("A401", f"geometry.json is damaged: {problem}", where=str(run.path)) from problem
+
+
+def _plan(run: Run, prepared: Prepared, recipe: Recipe, network: Any, *, cache: Path | None) -> Plan:
+    """The run's plan; measured and stored where it has none yet."""
+    if run.plan_file.is_file():
+        return plan_from_dict(read_json(run.plan_file))
+    plan = plan_training(prepared, recipe, network, cache=cache)
+    run.write_json(run.plan_file, plan.to_dict())
+    return plan
+
+
+def _require_room(session: Session) -> None:
+    """Checkpoints to keep, one being written, the best weights and the model must fit on the disk."""
+    weights = sum(v.numel() * v.element_size() for v in session.network.state_dict().values())
+    copies = 3 if session.average is not None else 2
+    require_space(session.run.path, (session.recipe.keep_checkpoints + 1) * copies * weights + 2 * weights)
+
+
+def _found(prepared: Prepared) -> Found:
+    manifest, dataset = prepared.dataset.manifest, prepared.dataset
+    kept = [sample for sample in manifest.samples if sample.verdict == "ok"]
+    return Found(
+        name=manifest.name,
+        location=manifest.location,
+        layout=manifest.layout,
+        images=len(kept),
+        classes=manifest.classes,
+        splits={s: n for s in ("train", "val", "test") if (n := len(dataset.split_rows(s)))},
+        split_rule=manifest.split_rule,
+        counts=dict(Counter(str(sample.label) for sample in kept)),
+        left_out=tuple((s.path, s.verdict) for s in manifest.samples if s.verdict != "ok"),
+        ignored=len(manifest.ignored),
+        warnings=tuple(manifest.warnings),
+        manifest=manifest.sha256,
+        seconds=prepared.seconds,
+    )
+
+
+def _will(session: Session, resolved: Resolved, checkpoint: Checkpoint | None) -> Will:
+    geometry, plan, recipe = session.prepared.dataset.geometry, session.plan, session.recipe
+    values = dict(leaves(recipe))
+    shown = {
+        k: (values[k], source)
+        for k, source in resolved.sources.items()
+        if source != "default" and k in values
+    }
+    return Will(
+        run=session.run.path,
+        model=recipe.model,
+        parameters=sum(p.numel() for p in session.network.parameters()),
+        input=(geometry.channels, geometry.height, geometry.width),
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        steps_per_epoch=session.loader.steps,
+        device=plan.device,
+        plan=plan.lines(),
+        seconds_per_epoch=session.loader.steps * recipe.batch / max(plan.images_per_second, 1e-9),
+        settings=shown,
+        resumed_at=(session.position.epoch + 1, session.position.batch + 1) if checkpoint else None,
+        exact=_exactness(session) if checkpoint else "",
+    )
+
+
+def _exactness(session: Session) -> str:
+    """'exact', or what is different from where the run began."""
+    before, now = session.run.record().get("environment", {}), environment()
+    changed = [
+        f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value
+    ]
+    overrides = session.run.record().get("overrides", [])
+    changed += [f"changed settings: {', '.join(overrides)}"] if overrides else []
+    return "approximate: " + "; ".join(changed) if changed else "exact"

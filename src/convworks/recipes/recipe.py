@@ -1,0 +1,160 @@
+"""A recipe is a frozen value: everything that decides what is trained and how. No torch in here.
+
+The same fields make the command line's help, the TOML files, `--set key.sub=value`, the record in the run
+folder and the table in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Scalar = int | float | str | bool | None
+
+
+def option(default: Any, help_: str) -> Any:
+    """A field with its one line of help."""
+    if isinstance(default, (dict, list)) or is_dataclass(default):
+        return field(default_factory=lambda: default, metadata={"help": help_})
+    return field(default=default, metadata={"help": help_})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    """How a gradient becomes a step. `training/optimizer.py` writes the update rules out."""
+
+    name: Literal["sgd", "sgd_alexnet", "nesterov", "adam", "adamw"] = option(
+        "sgd",
+        "sgd: PyTorch's form (v = m*v + g; w -= lr*v); sgd_alexnet: the paper's (v = m*v - lr*g; w += v).",
+    )
+    lr: Annotated[float, Gt(0)] = option(0.05, "Learning rate at the top of the schedule.")
+    momentum: Annotated[float, Ge(0), Lt(1)] = option(0.9, "Momentum; beta1 of Adam.")
+    beta2: Annotated[float, Ge(0), Lt(1)] = option(0.999, "Second moment's decay, for Adam and AdamW.")
+    weight_decay: Annotated[float, Ge(0)] = option(
+        5e-4, "L2 term added to the gradient (AdamW: decoupled from it)."
+    )
+    decay_norm_and_bias: bool = option(True, "Whether biases and normalisation weights decay too.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSpec:
+    """The learning rate as a function of the step, relative to `optimizer.lr`."""
+
+    name: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = option(
+        "cosine", "Shape of the learning rate over the run."
+    )
+    warmup: Annotated[float, Ge(0), Lt(1)] = option(
+        0.0, "Share of the run spent rising linearly from zero (one-cycle: from a 25th)."
+    )
+    milestones: tuple[float, ...] = option((0.5, 0.75), "step: shares of the run where the rate drops.")
+    factor: Annotated[float, Gt(0), Lt(1)] = option(0.1, "step, plateau: what a drop multiplies by.")
+    patience: Annotated[int, Ge(0)] = option(3, "plateau: epochs without improvement before a drop.")
+    max_drops: Annotated[int, Ge(0)] = option(3, "plateau: drops at the most (AlexNet's recipe has three).")
+    final: Annotated[float, Ge(0), Le(1)] = option(
+        0.0, "cosine, one-cycle: where the multiplier ends, as a share of the top."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentSpec:
+    """Random changes that keep the label. Every draw is a function of (seed, epoch, image)."""
+
+    shift: Annotated[int, Ge(0)] = option(0, "Random shift up to this many pixels in each direction.")
+    flip: bool = option(False, "Mirror left and right with probability one half.")
+    rotate: Annotated[float, Ge(0), Le(180)] = option(0.0, "Random rotation up to this many degrees.")
+    scale: Annotated[float, Ge(0), Lt(1)] = option(0.0, "Random zoom by up to this fraction.")
+    shear: Annotated[float, Ge(0), Lt(90)] = option(0.0, "Random shear up to this many degrees.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Model, data preparation, training and selection, as one value."""
+
+    model: str = option("fastnet", "Architecture, one of `convworks list models`.")
+    model_options: Mapping[str, Scalar] = option(
+        {}, "Options of the architecture, for example output = 'rbf'."
+    )
+    size: Annotated[int, Ge(1), Le(4096)] | None = option(
+        None, "Side of the network's square input in pixels; not set: from the model and the images."
+    )
+    stored: Annotated[int, Ge(1), Le(8192)] | None = option(
+        None, "Side at which images are kept; larger than size: random crops in training, the centre after."
+    )
+    fit: Literal["auto", "crop", "squash", "pad"] = option(
+        "auto", "How a rectangle becomes a square: cut the sides, squash, or pad."
+    )
+    normalize: Literal["per-channel", "mean-image", "per-feature", "none"] = option(
+        "per-channel", "What is subtracted and divided by, measured on the training images."
+    )
+    epochs: Annotated[int, Ge(1), Le(100_000)] = option(10, "Passes over the training images.")
+    batch: Annotated[int, Ge(1), Le(1_048_576)] = option(128, "Images in one optimizer step.")
+    accumulate: Annotated[int, Ge(1)] = option(
+        1, "Parts into which a batch is cut for forward and backward; one update for all of them."
+    )
+    optimizer: OptimizerSpec = option(OptimizerSpec(), "The update rule.")
+    schedule: ScheduleSpec = option(ScheduleSpec(), "The learning rate over the run.")
+    augment: AugmentSpec = option(AugmentSpec(), "Random changes of the training images.")
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(
+        0.0, "Share of the target spread over all classes."
+    )
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: a class counts in inverse proportion to its number of training images."
+    )
+    clip_norm: Annotated[float, Gt(0)] | None = option(None, "Largest norm of the whole gradient.")
+    ema: Annotated[float, Gt(0), Lt(1)] | None = option(
+        None, "Decay of the averaged weights, which are then the ones evaluated and kept."
+    )
+    early_stopping: Annotated[int, Ge(1)] | None = option(
+        None, "Stop after this many epochs without a better validation accuracy."
+    )
+    keep: Literal["best", "last"] = option("best", "Which epoch's weights become the model.")
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = option(
+        0.2, "Share of the images held out for validation where the data has no split."
+    )
+    seed: Annotated[int, Ge(0), Lt(2**63)] = option(0, "Seed of every random draw.")
+    precision: Literal["auto", "fp32", "bf16"] = option("auto", "auto: what is faster here, measured.")
+    memory_format: Literal["auto", "contiguous", "channels_last"] = option(
+        "auto", "Layout of the tensors in memory; auto: what is faster here."
+    )
+    threads: Annotated[int, Ge(0)] = option(0, "Compute threads; 0: what is faster here.")
+    workers: Annotated[int, Ge(-1)] = option(
+        -1, "Threads that prepare batches; -1: what is faster here. The result does not depend on it."
+    )
+    device: str = option("auto", "cpu, cuda, cuda:1; auto: an accelerator where there is one.")
+    checkpoint_every: Annotated[int, Ge(0)] = option(
+        0, "Steps between checkpoints; 0: about every thirty seconds. Every epoch ends with one."
+    )
+    keep_checkpoints: Annotated[int, Ge(1)] = option(2, "Checkpoints kept beside the best one.")
+
+
+# Keys that may change between the parts of a stopped run without changing what is computed.
+SAFE_KEYS = frozenset({"workers", "checkpoint_every", "keep_checkpoints"})
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting of a recipe or a part of one, in the order of the fields."""
+    for each in fields(value):
+        inner = getattr(value, each.name)
+        if is_dataclass(inner):
+            yield from leaves(inner, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name, inner
+
+
+def help_lines(cls: type = Recipe, prefix: str = "") -> dict[str, tuple[str, Any]]:
+    """Dotted key -> (help, default) for every setting, read from the dataclass fields."""
+    found: dict[str, tuple[str, Any]] = {}
+    for each in fields(cls):
+        default = each.default if each.default is not MISSING else _made(each.default_factory)
+        if is_dataclass(default) and not isinstance(default, type):
+            found |= help_lines(type(default), f"{prefix}{each.name}.")
+        else:
+            found[prefix + each.name] = (each.metadata["help"], default)
+    return found
+
+
+def _made(factory: Any) -> Any:
+    return None if factory is MISSING else factory()

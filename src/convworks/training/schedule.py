@@ -1,0 +1,101 @@
+"""Learning-rate schedules: pure functions of the step that return a multiplier of the top rate.
+
+Only `Plateau` has a memory, because the papers' rule has one (AlexNet 2012, section 5: divide by ten when the
+validation error stops improving, three times in all). Its memory is a value and travels in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+Schedule = Callable[[int], float]
+
+ONE_CYCLE_START = 1 / 25  # Smith and Topin 2019 start a cycle at the top rate divided by 25
+
+
+def constant() -> Schedule:
+    return lambda step: 1.0
+
+
+def steps(milestones: Sequence[int], factor: float) -> Schedule:
+    """Multiply by `factor` at each milestone, given in steps."""
+    return lambda step: factor ** sum(step >= milestone for milestone in milestones)
+
+
+def cosine(total: int, final: float = 0.0) -> Schedule:
+    """Half a cosine from 1 at step 0 to `final` at step `total` (Loshchilov and Hutter 2017, equation 5)."""
+
+    def multiplier(step: int) -> float:
+        share = min(step / max(total, 1), 1.0)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+    return multiplier
+
+
+def one_cycle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
+    """A linear rise from 1/25 over the first `rise` of the steps, then a cosine down to `final`."""
+    top = rise * total
+
+    def multiplier(step: int) -> float:
+        if step < top:
+            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * step / top
+        share = min((step - top) / max(total - top, 1.0), 1.0)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+    return multiplier
+
+
+def warmed_up(schedule: Schedule, warmup_steps: int) -> Schedule:
+    """The same schedule, with its first steps scaled by a line that starts just above zero."""
+    if warmup_steps <= 0:
+        return schedule
+    return lambda step: schedule(step) * min((step + 1) / warmup_steps, 1.0)
+
+
+def make_schedule(
+    name: str,
+    *,
+    total_steps: int,
+    warmup: float = 0.0,
+    milestones: Sequence[float] = (),
+    factor: float = 0.1,
+    final: float = 0.0,
+) -> Schedule:
+    """The schedule of a recipe over `total_steps`; `warmup` and `milestones` are shares of the run.
+
+    'plateau' gives a constant here: its drops are decided after each epoch by `Plateau`.
+    """
+    if name == "one-cycle":
+        return one_cycle(total_steps, rise=warmup or 0.3, final=final)
+    shape = {
+        "constant": constant(),
+        "plateau": constant(),
+        "step": steps([round(share * total_steps) for share in milestones], factor),
+        "cosine": cosine(total_steps, final),
+    }[name]
+    return warmed_up(shape, round(warmup * total_steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """Divide the rate when a score (higher is better) has not improved for `patience` epochs."""
+
+    patience: int
+    max_drops: int
+    factor: float
+    best: float = -math.inf
+    waited: int = 0
+    drops: int = 0
+
+    @property
+    def multiplier(self) -> float:
+        return float(self.factor**self.drops)
+
+    def after_epoch(self, score: float) -> Plateau:
+        if score > self.best:
+            return replace(self, best=score, waited=0)
+        if self.waited < self.patience or self.drops >= self.max_drops:
+            return replace(self, waited=self.waited + 1)
+        return replace(self, waited=0, drops=self.drops + 1)
