@@ -1,0 +1,27 @@
+"""convworks: from a folder of labelled images to an accurate, explained, deployable convolutional network.
+
+Names are looked up when they are used, so that `import convworks` does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convworks.errors import ConvworksError
+
+if TYPE_CHECKING:
+    from convworks.api import Data, TrainedRun, fit, load, recipe, resume, train
+
+__all__ = ["ConvworksError", "Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        import convworks.api
+
+        return getattr(convworks.api, name)
+    raise AttributeError(f"module 'convworks' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from convworks.durable import fsync_file, read_json, to_json, write_atomic
+from convworks.durable import TEMPORARY, fsync_file, read_json, to_json, write_atomic
 from convworks.errors import ConvworksError
 
 try:
@@ -111,7 +111,7 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if name is not None:
-            (out / name).mkdir()
+            (out / name).mkdir(exist_ok=_holds_nothing(out / name))
             return Run(out / name)
         for number in range(1, _NUMBERED_TRIES):
             with contextlib.suppress(FileExistsError):
@@ -133,6 +133,13 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
             try_="--out with a folder of your own, for example --out ~/runs",
         ) from problem
     raise ConvworksError("R503", f"there are too many runs called {base} in {out}", try_="--name my-run")
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a folder is what a run that was killed in its first moment leaves behind."""
+    return path.is_dir() and all(
+        each.name in {".lock", "owner.json"} or each.name.startswith(TEMPORARY) for each in path.iterdir()
+    )
 
 
 def open_run(path: Path) -> Run:

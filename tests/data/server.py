@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from convworks.data.download import Remote, fetch
+from convworks.data.named import NamedSet, locate
 from convworks.errors import ConvworksError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -95,7 +96,7 @@ def serving(content: bytes) -> Answer:
 
 
 def status(code: int, **headers: str) -> Answer:
-    return lambda handler: handler.reply(code, b"no", **headers)
+    return lambda handler: handler.reply(code, b"no", length=-1, **headers)
 
 
 def page(handler: Handler) -> None:
@@ -106,12 +107,9 @@ def cut(count: int) -> Answer:
     """Announces everything that is missing, sends `count` bytes of it, and closes."""
 
     def answer(handler: Handler) -> None:
-        rest = CONTENT[handler.start :]
-        headers = {"Content_Range": f"bytes {handler.start}-{len(CONTENT) - 1}/{len(CONTENT)}"}
-        if handler.start:
-            handler.reply(206, rest[:count], length=len(rest), **headers)
-        else:
-            handler.reply(200, rest[:count], length=len(rest))
+        rest, end = CONTENT[handler.start :], len(CONTENT)
+        span = f"bytes {handler.start}-{end - 1}/{end}"
+        handler.reply(206 if handler.start else 200, rest[:count], length=len(rest), Content_Range=span)
 
     return answer
 
@@ -158,3 +156,35 @@ def leave_part(target: Path, content: bytes) -> None:
 def check(target: Path) -> None:
     assert target.read_bytes() == CONTENT
     assert [path.name for path in target.parent.iterdir()] == ["set.bin"]  # no part, no lock
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def find(row: NamedSet, *, data_root: Path | None = None, cache: Path, **options: Any) -> Path:
+    return locate(row, data_root=data_root, cache=cache, allow_loopback=True, **options)
+
+
+def find_fails(
+    code: str, row: NamedSet, *, data_root: Path | None = None, cache: Path, **options: Any
+) -> ConvworksError:
+    with pytest.raises(ConvworksError) as caught:
+        find(row, data_root=data_root, cache=cache, **options)
+    assert caught.value.code == code, caught.value
+    return caught.value

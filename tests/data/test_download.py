@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine: whole and continued files, wrong bytes, web pages, redirects."""
+"""Downloads against a server on this machine: whole and continued files, wrong bytes, pages, redirects."""
 
 from __future__ import annotations
 
@@ -61,6 +61,30 @@ def chunked(handler: Handler) -> None:
 def test_whole_file_arrives(server: Server, target: Path, answer: Answer) -> None:
     assert get(remote(server.on("/a", answer)), target) == target
     check(target)
+
+
+def test_request_says_nothing_about_the_machine(server: Server, target: Path) -> None:
+    sent: list[dict[str, str]] = []
+
+    def keep_headers(handler: Handler) -> None:
+        sent.append(dict(handler.headers.items()))
+        whole(handler)
+
+    get(remote(server.on("/a", keep_headers)), target)
+    host = f"127.0.0.1:{server.port}"
+    expected = {"Host": host, "User-Agent": "convworks", "Accept-Encoding": "identity", "Connection": "close"}
+    assert sent == [expected]
+
+
+def test_mismatch_shows_expected_and_found(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "a", remote("https://example.invalid/a")
+    path.write_bytes(CONTENT[:5])
+    assert download.mismatch(path, wanted) == "it has 5 bytes, not 300,000"
+    path.write_bytes(bytes(len(CONTENT)))
+    found = hashlib.sha256(bytes(len(CONTENT))).hexdigest()
+    assert download.mismatch(path, wanted) == f"its sha256 is {found}, expected {wanted.sha256}"
+    path.write_bytes(CONTENT)
+    assert download.mismatch(path, wanted) == ""
 
 
 def test_verified_file_asks_nobody(server: Server, target: Path) -> None:
@@ -146,6 +170,13 @@ def test_server_that_ignores_range(server: Server, target: Path) -> None:
     get(remote(server.on("/a", lambda handler: handler.reply(200, CONTENT))), target)
     check(target)
     assert server.ranges() == ["bytes=1000-"]
+
+
+def test_part_of_a_server_that_ignores_range_holds_only_its_bytes(server: Server, target: Path) -> None:
+    leave_part(target, b"x" * 1000)
+    url = server.on("/a", lambda handler: handler.reply(200, CONTENT[:10], length=len(CONTENT)))
+    fails("D160", remote(url), target, attempts=1)
+    assert part_of(target).read_bytes() == CONTENT[:10]
 
 
 @pytest.mark.parametrize("span", ["bytes 0-299999/300000", "bytes 1000-299999/400000", "nonsense", ""])
@@ -267,7 +298,7 @@ def test_good_redirect_keeps_the_range(server: Server, target: Path) -> None:
 def test_redirect_loop_ends(server: Server, target: Path) -> None:
     url = server.on("/a", status(302, Location="/a"))
     error = fails("D160", remote(url), target, attempts=1)
-    assert "302" in error.where
+    assert "answers 302" in error.where
 
 
 def test_only_https_without_loopback(server: Server, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import resource
 import shutil
 import signal
@@ -51,7 +52,7 @@ def target(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("code", [403, 404, 410, 500, 503, 204])
 def test_error_status(server: Server, target: Path, code: int) -> None:
     error = fails("D160", remote(server.on("/a", status(code))), target)
-    assert str(code) in error.where
+    assert f"HTTP {code}" in error.where or f"answers {code}" in error.where
     assert len(server.seen) == (2 if code >= 500 else 1)  # a busy server is asked again
 
 
@@ -63,7 +64,7 @@ def test_busy_server_answers_the_second_time(server: Server, target: Path) -> No
 def test_every_mirror_is_named_with_its_reason(server: Server, target: Path) -> None:
     urls = server.on("/a", status(403)), server.on("/b", cut(5)), server.on("/c", status(404))
     error = fails("D160", remote(*urls), target, attempts=1)
-    for url, reason in zip(urls, ("403", "closed after 5", "404"), strict=True):
+    for url, reason in zip(urls, ("answers 403", "closed after 5", "answers 404"), strict=True):
         assert any(url in line and reason in line for line in error.where.splitlines())
 
 
@@ -111,7 +112,10 @@ def test_silence_in_the_middle_is_continued(server: Server, target: Path) -> Non
 
 
 def test_answer_that_is_not_http(server: Server, target: Path) -> None:
-    url = server.on("/a", lambda handler: handler.wfile.write(b"220 smtp ready\r\n") and None)
+    def mail(handler: Handler) -> None:
+        handler.wfile.write(b"220 smtp ready\r\n")
+
+    url = server.on("/a", mail)
     assert "the connection failed" in fails("D160", remote(url), target).where
 
 
@@ -256,7 +260,8 @@ def test_killed_process_leaves_no_trusted_half(server: Server, target: Path) -> 
 def test_held_lock_is_waited_for_and_then_named(server: Server, target: Path) -> None:
     wanted = remote(server.on("/a", whole))
     target.parent.mkdir()
-    lock, said = target.with_name("set.bin.lock"), []
+    lock = target.with_name("set.bin.lock")
+    said: list[str] = []
     with exclusive(lock), pytest.raises(ConvworksError, match="another process") as caught:
         get(wanted, target, wait=0.2, say=said.append)
     assert caught.value.code == "D164"
@@ -282,3 +287,19 @@ def test_lock_excludes(tmp_path: Path) -> None:
         list(pool.map(work, range(40)))
     assert most == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_that_was_removed_before_it_was_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, real = tmp_path / "lock", fcntl.flock
+    calls: list[int] = []
+
+    def flock(handle: int, operation: int) -> None:
+        if not calls:
+            lock.unlink()  # what the last holder does between our open and our flock
+        calls.append(operation)
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with exclusive(lock):
+        assert lock.exists()
+    assert len(calls) == 2

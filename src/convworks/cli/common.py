@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convworks.flows.prepare import DataRequest
 
 
-def data_request(args: SourceFlags, location: str) -> DataRequest:
+def data_request(args: SourceFlags, location: str, *, strict: bool = False) -> DataRequest:
     """Where the images are, from the flags and the environment."""
     from convworks.flows.prepare import DataRequest
 
@@ -26,7 +26,7 @@ def data_request(args: SourceFlags, location: str) -> DataRequest:
         labels=args.labels,
         offline=environment.is_offline(args.offline),
         keep_empty=args.keep_empty,
-        strict=args.strict,
+        strict=strict,
     )
 
 

@@ -81,6 +81,7 @@ class Console:
         self._out = sys.stdout if out is None else out
         self._err = sys.stderr if err is None else err
         self._gone: set[int] = set()
+        self._documented = False
         self._live = 0  # characters of the live line that stand on the terminal
         self._rich: dict[int, Any] = {}
         self.failure: OSError | None = None
@@ -93,6 +94,11 @@ class Console:
     @property
     def live_output(self) -> bool:
         return not self.quiet and _is_terminal(self._err)
+
+    @property
+    def answer_width(self) -> int | None:
+        """Columns for the answer; None where it goes to a file or a program."""
+        return self.width if _is_terminal(self._out) else None
 
     @property
     def width(self) -> int:
@@ -127,6 +133,7 @@ class Console:
         """One JSON document on stdout, only with --json."""
         if self.json_output:
             self._write(self._out, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+            self._documented = True
 
     def record(self, kind: str, value: Any) -> None:
         """One line of JSON on stdout, only with --json."""
@@ -134,14 +141,14 @@ class Console:
             self._write(self._out, json.dumps({"event": kind, **plain(value)}, allow_nan=False) + "\n")
 
     def error(self, problem: ConvworksError) -> None:
-        """The four lines; on stdout the same as JSON where that was asked for."""
+        """The four lines; with --json the same on stdout, unless a document stands there already."""
         self.clear()
         parts = {"where": problem.where, "why": problem.why, "try": problem.try_}
         self._lines(self._err, f"error[{problem.code}]: {problem.what}", "bold red")
         for name, text in parts.items():
             for number, line in enumerate(text.splitlines()):
                 self._lines(self._err, f"  {name + ':' if number == 0 else '':<7}{line}")
-        if self.json_output:
+        if self.json_output and not self._documented:
             fields = {"code": problem.code, "what": problem.what, **parts, "exit": problem.exit_status}
             self.record("error", fields)
 

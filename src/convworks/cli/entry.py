@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 # (verb, subject, what it does); each has a module of its name in this package.
 VERBS = (
     ("check", "DATA", "look at labelled images and say what is wrong with them"),
-    ("train", "DATA", "train a network; the same command again continues a stopped run"),
-    ("resume", "RUN", "continue a stopped run, to the bit where that is possible"),
+    ("train", "DATA", "train a network, or continue what was stopped"),
+    ("resume", "RUN", "continue a stopped run, to the bit where possible"),
     ("eval", "MODEL DATA", "measure a model on labelled images, with 95 % intervals"),
     ("predict", "MODEL PATH...", "name what is on images"),
     ("report", "RUN", "write the HTML report of a run again"),
-    ("show", "NAME|RUN", "layers, shapes and parameters of a model; facts of a run or recipe"),
+    ("show", "NAME|RUN", "layers of a model; facts of a run or recipe"),
     ("list", "WHAT", "models, recipes, datasets, runs or errors"),
     ("doctor", "", "check this machine: versions, disk, threads, permissions"),
 )

@@ -190,24 +190,10 @@ class SourceFlags(OutputFlags):
     data: Annotated[Path | None, Shown("DIR", "~/data")] = None
     """folder of named data sets (mnist, ...) [$CONVWORKS_DATA]"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
-    """folder for downloads and prepared images [$CONVWORKS_CACHE]"""
+    """of downloads and prepared images [$CONVWORKS_CACHE]"""
     labels: Annotated[Path | None, Shown("CSV", "labels.csv")] = None
-    """CSV with the columns path,label for a folder without class folders"""
+    """table of path,label where no class folders say it"""
     offline: bool = False
     """never use the network [$CONVWORKS_OFFLINE]"""
     keep_empty: bool = False
     """count a class folder without images as a class"""
-    strict: bool = False
-    """stop at the first unreadable image instead of leaving it out"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputeFlags(SourceFlags):
-    """What computes."""
-
-    device: Annotated[str | None, Shown("NAME", "cpu")] = None
-    """auto, cpu, cuda or cuda:1 [auto]"""
-    threads: Annotated[int | None, Shown("N", "2"), Ge(1)] = None
-    """compute threads [measured]"""
-    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, Shown("NAME", "fp32")] = None
-    """auto, fp32 or bf16 [auto]"""

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from convworks.cli import environment
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb
-from convworks.cli.text import table
+from convworks.cli.text import fraction, table
+from convworks.errors import EXIT_OK, EXIT_STATUS, ConvworksError
 
+if TYPE_CHECKING:
+    from convworks.runs import Run
+
+Row = dict[str, Any]
 Kind = Literal["models", "recipes", "datasets", "runs", "errors"]
 
 
@@ -23,9 +29,9 @@ class ListFlags(OutputFlags):
     out: Annotated[Path, Shown("DIR", "runs")] = Path("runs")
     """folder of the runs"""
     data: Annotated[Path | None, Shown("DIR", "~/data")] = None
-    """folder of named data sets, for datasets [$CONVWORKS_DATA]"""
+    """folder of named data sets (mnist, ...) [$CONVWORKS_DATA]"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
-    """folder of downloads, for datasets [$CONVWORKS_CACHE]"""
+    """of downloads and prepared images [$CONVWORKS_CACHE]"""
 
 
 def run(args: ListFlags, console: Console) -> int:
@@ -33,9 +39,132 @@ def run(args: ListFlags, console: Console) -> int:
     rows = LISTS[args.what](args)
     console.document(rows)
     if not rows:
-        console.say(f"no {args.what} in {args.out}" if args.what == "runs" else f"no {args.what}")
-        return 0
+        console.say(f"there are no runs in {args.out}")
+        return EXIT_OK
     head = list(rows[0])
-    for number, line in enumerate(table([head, *([row[key] for key in head] for row in rows)])):
+    texts = [head, *([_shown(row[key]) for key in head] for row in rows)]
+    lines = table(texts, width=console.answer_width)
+    for number, line in enumerate(lines):
         console.answer(line, style="bold" if number == 0 else "")
-    return 0
+    return EXIT_OK
+
+
+def _shown(value: Any) -> str:
+    return fraction(value) if value is None or isinstance(value, float) else str(value)
+
+
+def _models(args: ListFlags) -> list[Row]:
+    from convworks import models
+
+    rows = []
+    for name in models.names():
+        info = models.info(name)
+        height, width = info.input_size
+        shape = f"{info.in_channels} x {height} x {width}"
+        rows.append({"name": name, "input": shape, "source": info.source, "summary": info.summary})
+    return rows
+
+
+def _recipes(args: ListFlags) -> list[Row]:
+    from convworks.recipes.defaults import names, recipe
+
+    rows = []
+    for name in names():
+        row = recipe(name)
+        optimizer = f"{row.optimizer.name} {row.optimizer.lr:g}"
+        facts = {"epochs": row.epochs, "batch": row.batch, "optimizer": optimizer}
+        rows.append({"name": name, "model": row.model, **facts, "schedule": row.schedule.name})
+    return rows
+
+
+def _datasets(args: ListFlags) -> list[Row]:
+    from convworks.data.named import find_named, info, names
+    from convworks.data.sources import BUILTIN
+
+    rows = [{"name": name, "where": "built in", "size": "", "citation": ""} for name in BUILTIN]
+    root, cache = environment.data_root(args.data), environment.cache_folder(args.cache)
+    for name in names():
+        row = info(name)
+        try:
+            where = str(find_named(name, data_root=root, cache=cache, offline=True))
+        except ConvworksError as problem:
+            where = "to be downloaded" if problem.code == "D161" else problem.what
+        size = f"{row.size / 1e6:.1f} MB"
+        rows.append({"name": name, "where": where, "size": size, "citation": row.citation})
+    return rows
+
+
+def _runs(args: ListFlags) -> list[Row]:
+    from convworks.runs import list_runs
+
+    return [_run_row(each) for each in list_runs(args.out)]
+
+
+def _run_row(run: Run) -> Row:
+    from convworks.durable import read_json
+    from convworks.runs import read_records
+
+    try:
+        record = run.record()
+        done = read_json(run.finished_file) if run.finished else {}
+    except ConvworksError:
+        return {
+            "name": run.name,
+            "model": "-",
+            "data": "-",
+            "epochs": "-",
+            "state": "damaged",
+            "accuracy": None,
+        }
+    epochs = [each for each in read_records(run.metrics_file) if each.get("kind") == "epoch"]
+    best = max(
+        (each["val_accuracy"] for each in epochs if each.get("val_accuracy") is not None), default=None
+    )
+    return {
+        "name": run.name,
+        "model": record["recipe"].get("model", "-"),
+        "data": record["data"].get("location", "-"),
+        "epochs": f"{len(epochs)} of {record['recipe'].get('epochs', '-')}",
+        "state": "finished" if run.finished else "not finished",
+        "accuracy": done.get("accuracy", best),
+    }
+
+
+# The ranges of codes; every code of a letter ends with the letter's exit status.
+CODES = (
+    ("U001-U099", "the command line: a verb, a flag, a value, a missing subject"),
+    ("U100-U199", "an unknown name, or a value that does not fit"),
+    ("D100-D119", "where images come from: location, layout, archive"),
+    ("D120-D139", "an image that cannot be read"),
+    ("D140-D159", "manifest, split, images left out"),
+    ("D160-D179", "downloads of named data sets"),
+    ("D180-D199", "tables of labels"),
+    ("D200-D219", "data given to eval and predict"),
+    ("A400-A499", "files of ours: checkpoints, models, records of runs"),
+    ("R500-R599", "disk, memory, permissions, devices, runs in use"),
+    ("N600-N699", "numbers: the training diverged"),
+)
+
+
+def _errors(args: ListFlags) -> list[Row]:
+    rows: list[Row] = [{"codes": codes, "exit": EXIT_STATUS[codes[0]], "what": what} for codes, what in CODES]
+    for status, what in ((1, "a fault of convworks"), (75, "stopped, resumable"), (130, "stopped at once")):
+        rows.append({"codes": "-", "exit": status, "what": what})
+    return rows
+
+
+LISTS: dict[str, Callable[[ListFlags], list[Row]]] = {
+    "models": _models,
+    "recipes": _recipes,
+    "datasets": _datasets,
+    "runs": _runs,
+    "errors": _errors,
+}
+
+VERB = Verb(
+    name="list",
+    flags=ListFlags,
+    main=("out", "data", "cache", "json"),
+    examples=("convworks list models", "convworks list runs --out runs"),
+    run=run,
+)

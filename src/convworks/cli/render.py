@@ -6,14 +6,16 @@ In a file a run is at most its epochs plus thirty lines; on a terminal one more 
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from convworks.cli.console import Console
 from convworks.cli.text import LABEL, block, clock, count, duration, folder, fraction, magnitude
 from convworks.flows.events import EpochDone, Event, Finished, Found, Note, Progress, Stopped, Will
 
-MOST_WARNINGS = 4
-MOST_NOTES = 6
+MOST_WARNINGS = 3
+MOST_SENTENCES = 5
+MOST_NOTES = 2
+MOST_SETTINGS = 6
+FILE_WIDTH = 100
 BAR = 20  # characters of the live bar
 HEADER = "epoch    train loss    acc  |  val loss    acc  bal.acc        lr     time"
 
@@ -58,7 +60,8 @@ class Renderer:
                 self._finished(event)
 
     def _block(self, label: str, text: str) -> None:
-        for line in block(label, text, width=max(80, self.console.width)):
+        width = max(80, self.console.width) if self.console.live_output else FILE_WIDTH
+        for line in block(label, text, width=width):
             self.console.say(line)
 
     def _found(self, event: Found) -> None:
@@ -67,13 +70,10 @@ class Renderer:
         self._block("I found", f"{facts} (manifest {event.manifest[:6]}{out}) in {event.location}")
         splits = ", ".join(f"{name} {number:,}" for name, number in event.splits.items())
         self._block("", f"{splits}; {event.split_rule}")
-        for path, reason in event.left_out if self.console.verbose else event.left_out[:2]:
+        for path, reason in event.left_out if self.console.verbose else event.left_out[:1]:
             self._block("", f"left out  {path}: {reason}")
-        for text in event.warnings if self.console.verbose else event.warnings[:MOST_WARNINGS]:
-            self.console.warn(text)
-        hidden = len(event.warnings) - MOST_WARNINGS
-        if hidden > 0 and not self.console.verbose:
-            self.console.warn(f"{count(hidden, 'more warning')}: --verbose, or the report, shows all")
+        for text in event.warnings:
+            self._warn(text)
 
     def _will(self, event: Will) -> None:
         if event.resumed_at is not None:
@@ -89,17 +89,14 @@ class Renderer:
             f"train {event.model} ({parameters} parameters) for {count(event.epochs, 'epoch')}, "
             f"{size} {'grey' if channels == 1 else 'colour'}, batch {event.batch}, on {event.device}",
         )
-        for line in event.plan if self.console.verbose else event.plan[:2]:
+        for line in event.plan if self.console.verbose else event.plan[:1]:
             self._block("", line)
-        if event.settings:
-            chosen = [f"{key} {value} [{source}]" for key, (value, source) in event.settings.items()]
-            shown = chosen if self.console.verbose else chosen[:8]
-            more = f", ... {len(chosen) - len(shown)} more in the report" if len(shown) < len(chosen) else ""
-            self._block("settings", ", ".join(shown) + more)
+        for number, text in enumerate(settings_texts(event, everything=self.console.verbose)):
+            self._block("settings" if number == 0 else "", text)
         whole = event.seconds_per_epoch * event.epochs
         self._block(
             "",
-            f"an epoch takes about {duration(event.seconds_per_epoch)}, all {duration(whole)}; "
+            f"about {duration(event.seconds_per_epoch)} an epoch, {duration(whole)} in all; "
             "stop any time with Ctrl-C and continue later",
         )
         self._block("run", folder(event.run))
@@ -112,25 +109,45 @@ class Renderer:
         self.console.say(epoch_line(event))
 
     def _note(self, event: Note) -> None:
-        if event.level != "warning":
+        if event.level == "warning":
+            self._warn(event.text)
+        else:
             self.console.say(event.text)
-            return
+
+    def _warn(self, text: str) -> None:
+        """The first few; how many more there were is said at the end."""
         self._warnings += 1
         if self._warnings <= MOST_WARNINGS or self.console.verbose:
-            self.console.warn(event.text)
+            self.console.warn(text)
 
     def _stopped(self, event: Stopped) -> None:
         self.stopped = event
-        self.console.say(
-            f"Saved step {event.step} of {event.steps} of epoch {event.epoch} ({duration(event.seconds)})."
-        )
-        self.console.say(f"continue with:  convworks resume {shlex.quote(folder(event.run))}")
+        if event.steps:
+            place = f"step {event.step} of {event.steps} of epoch {event.epoch}"
+            self.console.say(f"Saved {place} ({duration(event.seconds)}).")
+        self.console.answer(f"continue with:  convworks resume {shlex.quote(folder(event.run))}")
 
     def _finished(self, event: Finished) -> None:
         self.finished = event
         self.console.say()
+        hidden = 0 if self.console.verbose else self._warnings - MOST_WARNINGS
+        if hidden > 0:
+            self.console.warn(f"{count(hidden, 'more warning')}, which --verbose shows")
         for line in final_lines(event):
             self.console.answer(line)
+
+
+def settings_texts(event: Will, *, everything: bool) -> list[str]:
+    """'flag: epochs 3, lr 0.1' for each place where settings came from, the user's own first."""
+    groups: dict[str, list[str]] = {}
+    for key, (value, source) in event.settings.items():
+        groups.setdefault(source, []).append(f"{key} {value}")
+    texts = []
+    for source in sorted(groups, key=lambda name: name.startswith("recipe")):
+        shown = groups[source] if everything else groups[source][:MOST_SETTINGS]
+        hidden = len(groups[source]) - len(shown)
+        texts.append(f"{source}: {', '.join(shown)}" + (f", ... {hidden} more" if hidden else ""))
+    return texts
 
 
 def epoch_line(event: EpochDone) -> str:
@@ -140,8 +157,12 @@ def epoch_line(event: EpochDone) -> str:
     return (
         f"{place:<9}{event.train_loss:10.4f}  {event.train_accuracy:5.3f}  |"
         f"{_number(event.val_loss):>10}  {fraction(event.val_accuracy):>5}  "
-        f"{fraction(event.val_balanced_accuracy):>7}  {event.lr:8.2g}  {clock(event.seconds):>7}{best}"
+        f"{fraction(event.val_balanced_accuracy):>7}  {event.lr:8.2g}  {_spent(event.seconds):>7}{best}"
     )
+
+
+def _spent(seconds: float) -> str:
+    return duration(seconds) if seconds < 9.95 else clock(seconds)
 
 
 def _number(value: float | None) -> str:
@@ -164,24 +185,13 @@ def progress_line(event: Progress) -> str:
     )
 
 
-def score_lines(metrics: Any, *, split: str, label: str) -> list[str]:
-    """The main numbers of a record of metrics, the interval beside the accuracy."""
-    low, high = metrics["top1_ci"]
-    lines = [
-        f"{label}accuracy {metrics['top1']:.3f} (95 % {low:.3f}-{high:.3f}, n = {metrics['n']:,}, {split})"
-        f"   balanced {metrics['balanced_accuracy']:.3f}   loss {metrics['loss']:.4f}"
-    ]
-    if metrics.get("top5") is not None:
-        lines.append(" " * LABEL + f"top-5 {metrics['top5']:.3f}")
-    return lines
-
-
 def final_lines(event: Finished) -> list[str]:
     """The verdict, where the results lie, and what to do next."""
     run = shlex.quote(folder(event.run))
-    lines = score_lines(event.metrics, split=event.split, label=f"epoch {event.epoch}:  ")
-    for sentence in event.sentences[:MOST_NOTES]:
-        lines += block("", sentence)
+    lines = []
+    for number, sentence in enumerate(event.sentences[:MOST_SENTENCES]):
+        lines += block(event.split if number == 0 else "", sentence)
+    lines += block("weights", f"of epoch {event.epoch}")
     for note in event.notes[:MOST_NOTES]:
         lines += block("note", note)
     lines.append(

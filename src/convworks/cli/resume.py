@@ -32,13 +32,13 @@ class ResumeFlags(OutputFlags):
     set: Annotated[tuple[str, ...], Shown("KEY=VALUE", "keep_checkpoints=3")] = ()
     """another setting, see: convworks train --help-all"""
     override: bool = False
-    """allow changes that alter the result; the report will say so"""
+    """allow changes that alter the result; it is reported"""
     accept_data_change: bool = False
     """go on although the images are not the same any more"""
     rescue_dir: Annotated[Path | None, Shown("DIR", "~/rescue")] = None
-    """where the model goes if the run's disk is full at the end"""
+    """where the model goes if the run's disk is full"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
-    """folder for downloads and prepared images [$CONVWORKS_CACHE]"""
+    """of downloads and prepared images [$CONVWORKS_CACHE]"""
     offline: bool = False
     """never use the network [$CONVWORKS_OFFLINE]"""
 

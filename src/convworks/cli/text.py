@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,22 +66,27 @@ def block(label: str, text: str, *, width: int = 100) -> list[str]:
     return [f"{label if number == 0 else '':<{LABEL}}{line}" for number, line in enumerate(lines)]
 
 
-def table(rows: Sequence[Sequence[Any]], *, right: Iterable[int] = ()) -> list[str]:
-    """Columns of equal width, two spaces between them; the columns in `right` are set flush right."""
+def table(rows: Sequence[Sequence[Any]], *, right: Iterable[int] = (), width: int | None = None) -> list[str]:
+    """Columns of equal width, two spaces between them; the columns in `right` are set flush right.
+
+    With a width, the last column is wrapped into what is left of it.
+    """
     texts = [[str(cell) for cell in row] for row in rows]
     if not texts:
         return []
-    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    last = len(texts[0]) - 1
+    widths = [max(len(row[column]) for row in texts) for column in range(last + 1)]
+    left = sum(widths[:-1]) + 2 * last
+    room = max(20, width - left) if width is not None else None
     flush = set(right)
-    return [
-        "  ".join(
-            cell.rjust(widths[at]) if at in flush else cell.ljust(widths[at]) for at, cell in enumerate(row)
-        ).rstrip()
-        for row in texts
-    ]
-
-
-def pairs(values: Mapping[str, int], *, limit: int) -> str:
-    """'daisy 311, rose 223, ... 3 more'"""
-    shown = [f"{name} {number:,}" for name, number in list(values.items())[:limit]]
-    return ", ".join([*shown, *([f"... {len(values) - limit} more"] if len(values) > limit else [])])
+    lines = []
+    for row in texts:
+        cells = [
+            text.rjust(widths[at]) if at in flush else text.ljust(widths[at]) for at, text in enumerate(row)
+        ]
+        further: list[str] = []
+        if room is not None and len(row[last]) > room:
+            cells[last], *further = textwrap.wrap(row[last], room)
+        lines.append("  ".join(cells).rstrip())
+        lines += [" " * left + text for text in further]
+    return lines

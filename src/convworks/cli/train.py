@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from annotated_types import Ge, Gt, Lt
 
 from convworks.cli.common import data_request, show_all
 from convworks.cli.console import Console
-from convworks.cli.flags import SEED_LIMIT, ComputeFlags, Shown, Verb
+from convworks.cli.flags import SEED_LIMIT, Shown, SourceFlags, Verb
 from convworks.cli.parse import spelled
 from convworks.cli.render import Renderer
 from convworks.cli.signals import StopRequest
 from convworks.errors import EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
+    from convworks.flows.events import Event
     from convworks.flows.train import TrainRequest
     from convworks.recipes.resolve import Resolved
 
@@ -36,11 +38,11 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags(ComputeFlags):
+class TrainFlags(SourceFlags):
     """What is trained, on what, and how."""
 
     source: Annotated[str, Shown("DATA", "photos/", positional=True)]
-    """folder of class folders, .zip, .tar, .csv, or a name: mnist"""
+    """folder of class folders, .zip, .tar, .csv, or mnist ..."""
     model: Annotated[str | None, Shown("NAME", "resnet18")] = None
     """network, see: convworks list models [recipe's]"""
     recipe: Annotated[str | None, Shown("NAME", "fast")] = None
@@ -65,10 +67,18 @@ class TrainFlags(ComputeFlags):
     """one setting; the list of them is at the end of --help-all"""
     workers: Annotated[int | Literal["auto"] | None, Shown("N", "2"), Ge(0)] = None
     """threads that prepare batches; never changes the result [auto]"""
+    device: Annotated[str | None, Shown("NAME", "cpu")] = None
+    """cpu, cuda, cuda:1 or auto [auto]"""
+    threads: Annotated[int | None, Shown("N", "2"), Ge(1)] = None
+    """compute threads [what is faster here, measured]"""
+    precision: Annotated[Literal["auto", "fp32", "bf16"] | None, Shown("NAME", "fp32")] = None
+    """auto, fp32 or bf16 [auto: what is faster here, measured]"""
+    strict: bool = False
+    """stop at the first unreadable image instead of leaving it out"""
     rescue_dir: Annotated[Path | None, Shown("DIR", "~/rescue")] = None
-    """where the model goes if the run's disk is full at the end"""
+    """where the model goes if the run's disk is full"""
     fresh: bool = False
-    """start a new run even where one with these settings was stopped"""
+    """start anew even where such a run was stopped"""
     dry_run: bool = False
     """read the data and say what would be done; write no run"""
 
@@ -79,7 +89,7 @@ def run(args: TrainFlags, console: Console) -> int:
         from convworks.flows.train import TrainRequest, train
 
         request = TrainRequest(
-            data=data_request(args, args.source),
+            data=data_request(args, args.source, strict=args.strict),
             resolved=resolved(args),
             out=args.out,
             name=args.name,
@@ -120,7 +130,8 @@ def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int
     renderer = Renderer(console)
     with tempfile.TemporaryDirectory(prefix="convworks-dry-run-") as folder:
         rehearsal = replace(request, out=Path(folder), fresh=True)
-        with closing(train(rehearsal, should_stop=stop)) as events:
+        events = cast("Generator[Event]", train(rehearsal, should_stop=stop))
+        with closing(events):
             for event in events:
                 if isinstance(event, Will):
                     name = request.name or event.run.name

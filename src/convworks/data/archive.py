@@ -1,8 +1,9 @@
 """Zip and tar files, read where they lie: nothing is ever extracted, so no member name can reach the disk.
 
-Members are read by position through one handle, which several threads share. A compressed tar has no positions
-of its own; it is unpacked once into one plain .tar below the cache. Names that would escape a folder, links,
-devices and encrypted members are listed as left out; an archive that is damaged or out of proportion is refused.
+Members are read by position through one handle, which several threads share. A compressed tar has no
+positions of its own; it is unpacked once into one plain .tar below the cache. Names that would escape a
+folder, links, devices and encrypted members are listed as left out; an archive that is damaged or out of
+proportion is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from convworks.data.container import MEMBER_LIMIT, Container, UnreadableMember
-from convworks.data.layout import HEAD_BYTES, Found
+from convworks.data.container import MEMBER_LIMIT, Container, MemberError
+from convworks.data.layout import Found
 from convworks.data.members import (
     MAX_MEMBERS,
     MAX_RATIO,
@@ -29,6 +30,7 @@ from convworks.data.members import (
     refused,
     unpacked_limit,
 )
+from convworks.data.recognise import HEAD_BYTES
 from convworks.data.sources import COMPRESSED_TARS, shown
 from convworks.data.unpack import unpacked_tar
 from convworks.errors import ConvworksError
@@ -40,7 +42,7 @@ _MAGIC = (
     (b"BZh", "compressed tar"),
     (b"\xfd7zXZ\0", "compressed tar"),
 )
-# The fixed part of a member's own header (APPNOTE 4.3.7): signature, then the lengths of name and extra field.
+# The fixed part of a member's own header (APPNOTE 4.3.7): signature, lengths of the name and the extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _UTF8_NAME, _ENCRYPTED = 0x800, 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
@@ -106,7 +108,7 @@ class Zip(Container):
             raise refused(path, f"{size:,} bytes that would unpack to {total:,}")
         for info in infos:
             name, raw = _zip_name(info)
-            if info.is_dir():
+            if name.endswith("/"):
                 members.add_folder(name)
                 continue
             member = _Zipped(
@@ -161,8 +163,8 @@ class Zip(Container):
             raise self._unreadable(path, "damaged") from problem
         return packed[:most]
 
-    def _unreadable(self, path: str, reason: str) -> UnreadableMember:
-        return UnreadableMember(path, reason, where=f"in {shown(str(self._path))}")
+    def _unreadable(self, path: str, reason: str) -> MemberError:
+        return MemberError(path, reason, where=f"in {shown(str(self._path))}")
 
     def close(self) -> None:
         self._file.close()
@@ -184,8 +186,8 @@ def _directory(path: Path) -> list[zipfile.ZipInfo]:
 def _zip_name(info: zipfile.ZipInfo) -> tuple[str, bytes]:
     """The name as text and as the bytes in the file.
 
-    Without the UTF-8 flag the format says code page 437, but most programs wrote UTF-8; some for Windows wrote
-    backslashes.
+    Without the UTF-8 flag the format says code page 437, but most programs wrote UTF-8; some for Windows
+    wrote backslashes.
     """
     raw = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_NAME else "cp437")
     try:
@@ -241,10 +243,10 @@ class Tar(Container):
         offset, size = self._members[path]
         where = f"in {shown(str(self._path))}"
         if size > limit:
-            raise UnreadableMember(path, f"{size:,} bytes, more than the limit of {limit:,}", where=where)
+            raise MemberError(path, f"{size:,} bytes, more than the limit of {limit:,}", where=where)
         content = self._file.read_at(offset, size)
         if len(content) < size:
-            raise UnreadableMember(path, "cut off", where=where)
+            raise MemberError(path, "cut off", where=where)
         return content
 
     def close(self) -> None:
@@ -255,10 +257,10 @@ class _Header(tarfile.TarInfo):
     """A tar header that may not point backwards: tarfile before 3.11.14 reads such an archive for ever."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         header = super().frombuf(buf, encoding, errors)
         if header.size < 0:
-            raise tarfile.InvalidHeaderError("negative size")
+            raise tarfile.ReadError("a header has a negative size")
         return header
 
 
@@ -277,7 +279,7 @@ def _headers(path: Path) -> Iterator[tarfile.TarInfo]:
                 if info.size < 0 or info.offset <= last:
                     raise tarfile.ReadError("a header points backwards")
                 last = info.offset
-                archive.members.clear()  # tarfile would keep every header
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
                 yield info
             # tarfile ends silently at a header it cannot read, so look for the mark that ends a whole archive
             file.seek(archive.offset)
@@ -293,5 +295,3 @@ def _why_not_tar(info: tarfile.TarInfo) -> str | None:
     if not info.isreg() or info.issparse():
         return "not a regular file"
     return None
-
-

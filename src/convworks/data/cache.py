@@ -142,7 +142,7 @@ class PixelCache:
         if header["format"] != FORMAT or header["records_sha256"] != hashlib.sha256(content).hexdigest():
             raise ValueError("the header does not fit the records")
         rows = json.loads(b"[" + b",".join(content.splitlines()) + b"]")
-        records = [Record(*values, notes=tuple(notes)) for *values, notes in rows]
+        records = [Record(a, b, c, d, e, f, tuple(notes)) for a, b, c, d, e, f, notes in rows]
         readable = sum(record.verdict == "ok" for record in records)
         shape = (readable, *self._shape)
         if len(records) != self._count or header["shape"] != list(shape):
@@ -172,7 +172,7 @@ class PixelCache:
             yield
 
     def clean(self, *, keep: Path | None = None) -> None:
-        """Remove drafts of dead processes and the least recently used entries over the cap, under the lock."""
+        """Under the lock: remove drafts of dead processes, and old entries over the cap."""
         for draft in self.folder.glob(".tmp-*"):
             if not _is_alive(draft / IMAGES):
                 shutil.rmtree(draft, ignore_errors=True)

@@ -12,7 +12,7 @@ MEMBER_LIMIT = 512 * 2**20  # bytes of one image file, as in training
 ARRAY_LIMIT = 50 * 10**9  # bytes of one array file
 
 
-class UnreadableMember(ConvworksError):
+class MemberError(ConvworksError):
     """D110: one file of a container cannot be read; `reason` in short words."""
 
     def __init__(self, path: str, reason: str, *, where: str = "") -> None:
@@ -42,7 +42,7 @@ class Container(ABC):
     def read(self, path: str, *, limit: int = MEMBER_LIMIT) -> bytes:
         """All bytes of a file of at most `limit` bytes. Raises ConvworksError D110-D139."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # a folder has nothing to give back
         """Give file handles back."""
 
 

@@ -1,9 +1,9 @@
 """The one image decoder: bytes of a file -> uint8 pixels as a person would see them.
 
-Content decides, never the extension. Every image is decoded in full: a look at the header misses files that were cut
-off. Only what makes pixels reaches a parser: PNG, GIF and TIFF are first reduced to the header, palette, transparency
-and data of their first frame, so metadata bombs and frame lists are never parsed and Pillow has nothing to warn about.
-Sizes are checked before pixels are allocated. Thread-safe; the heavy part releases the interpreter lock.
+Content decides, never the extension. Every image is decoded in full: a look at the header misses files that
+were cut off. Sizes are checked before pixels are allocated. What each format needs first is in `frames.py`;
+here are the names of formats, the reading of files, and the meaning of pixels: depth, palette, transparency,
+inks, orientation. All functions are thread-safe; the heavy part of decoding releases the interpreter lock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import re
 import shlex
 import stat
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -30,31 +27,42 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from convworks.data.frames import (
+    CUT_OFF,
+    DAMAGED,
+    EMPTY,
+    FOREIGN,
+    NOT_A_FILE,
+    REDUCE,
+    TOO_LARGE,
+    UNSUPPORTED,
+    Frame,
+    Refused,
+    check_pixels,
+)
 from convworks.errors import ConvworksError
 
 NOTES = ("exif-rotated", "16-bit", "cmyk", "alpha", "palette", "1-bit", "animated", "wrong-extension")
-PLUGINS = {
-    "JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile, "BMP": BmpImageFile, "GIF": GifImageFile,
-    "TIFF": TiffImageFile,
-}  # fmt: skip
 MAGIC = {  # leading bytes -> format
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP",
     b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"RIFF": "WEBP",
 }  # fmt: skip
 FOREIGN_MAGIC = {  # what else is found under the name of an image
     b"%PDF": "a PDF document", b"%!PS": "a PostScript file", b"\xc5\xd0\xd3\xc6": "a PostScript file",
-    b"PK\3\4": "a zip archive", b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive", b"8BPS": "a Photoshop file",
-    b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive", b"\x7fELF": "a program",
-    b"\0\0\0\x0cjP": "a JPEG 2000 image", b"\xff\x0a": "a JPEG XL image", b"\0\0\1\0": "an icon file",
-    b"SIMPLE  =": "a FITS file", b"\x93NUMPY": "a NumPy array", b"version https://git-lfs": "a Git LFS pointer",
+    b"PK\3\4": "a zip archive", b"\x1f\x8b": "a gzip archive", b"Rar!": "a RAR archive",
+    b"\0\0\0\x0cjP": "a JPEG 2000 image", b"\xff\x0a": "a JPEG XL image", b"8BPS": "a Photoshop file",
+    b"version https://git-lfs": "a Git LFS pointer", b"<?xml": "an XML file", b"{": "a JSON file",
+    b"\x93NUMPY": "a NumPy array",
 }  # fmt: skip
 EXTENSIONS = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "mpo": "JPEG", "png": "PNG", "apng": "PNG",
     "webp": "WEBP", "bmp": "BMP", "dib": "BMP", "gif": "GIF", "tif": "TIFF", "tiff": "TIFF", "heic": "HEIC",
     "heif": "HEIC", "avif": "AVIF", "jp2": "JPEG 2000", "jxl": "JPEG XL", "svg": "SVG",
 }  # fmt: skip
-EMPTY, FOREIGN, CUT_OFF, DAMAGED = "D120", "D121", "D122", "D123"
-TOO_LARGE, UNSUPPORTED, NOT_A_FILE = "D124", "D125", "D126"
+PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile, "PNG": PngImageFile, "WEBP": WebPImageFile, "BMP": BmpImageFile,
+    "GIF": GifImageFile, "TIFF": TiffImageFile,
+}  # fmt: skip
 WHY = {
     EMPTY: "it holds no picture; a copy or a download stopped before it began",
     FOREIGN: "only JPEG, PNG, WEBP, BMP, GIF and TIFF are read, recognised by their content",
@@ -66,8 +74,8 @@ WHY = {
 }
 
 
-class UnreadableImage(ConvworksError):
-    """An image that cannot be used; `reason` is a few words such as "cut off at 61 %", for lists and reports."""
+class UnreadableImage(ConvworksError):  # noqa: N818
+    """An image that cannot be used; `reason` is a few words for lists and reports: "cut off at 61 %"."""
 
     def __init__(self, reason: str, *, code: str = DAMAGED, name: str = "") -> None:
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
@@ -80,7 +88,7 @@ class UnreadableImage(ConvworksError):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """pixels: (H, W, 1) grey or (H, W, 3) RGB, contiguous and writable; format: "JPEG"; notes: some of NOTES."""
+    """Pixels (H, W, 1) grey or (H, W, 3) RGB, contiguous and writable; a format of MAGIC; some of NOTES."""
 
     pixels: NDArray[np.uint8]
     format: str
@@ -93,18 +101,6 @@ class Limits:
 
     max_pixels: int
     max_bytes: int
-
-    def check_pixels(self, width: int, height: int) -> None:
-        if width <= 0 or height <= 0:
-            raise UnreadableImage(f"no pixels ({width} x {height})")
-        if width * height > self.max_pixels:
-            size = f"{width:,} x {height:,} pixels, the limit is {self.max_pixels / 1e6:,.4g} megapixels"
-            raise UnreadableImage(f"too large: {size}", code=TOO_LARGE)
-
-    def check_bytes(self, size: int) -> None:
-        if size > self.max_bytes:
-            reason = f"too large: {size:,} bytes, the limit is {self.max_bytes:,}"
-            raise UnreadableImage(reason, code=TOO_LARGE)
 
 
 TRAIN_LIMITS = Limits(max_pixels=100_000_000, max_bytes=512_000_000)
@@ -120,27 +116,48 @@ def decode(
 ) -> Decoded:
     """Decode the first frame of a JPEG, PNG, WEBP, BMP, GIF or TIFF file.
 
-    EXIF orientation is applied, 16 bits are scaled by range, CMYK goes through its profile (else it is multiplied
-    out), transparent pixels are laid over `background`. 16-bit grey is rounded; 16-bit colour keeps the high byte,
-    less than one level off. Raises UnreadableImage for everything else, whatever a parser raised.
+    EXIF orientation is applied, 16 bits are scaled by range, CMYK goes through its profile (else it is
+    multiplied out), transparent pixels are laid over `background`. 16-bit grey is rounded; 16-bit colour
+    keeps the high byte, less than one level off. Raises UnreadableImage for all else, whatever a parser
+    raised.
     """
     try:
-        limits.check_bytes(len(content))
+        _check_bytes(len(content), limits)
         kind = _format(content)
-        pixels, notes, orientation = (_jpeg if kind == "JPEG" else _other)(content, kind, background, limits)
-        if 2 <= orientation <= 8:
-            pixels = _upright(pixels, orientation)
-            notes.append("exif-rotated")
-    except UnreadableImage as error:
-        raise UnreadableImage(error.reason, code=error.code, name=name) from error.__cause__
-    except MemoryError as error:
-        raise UnreadableImage("too large for the free memory", code=TOO_LARGE, name=name) from error
+        frame = REDUCE[kind](content, limits.max_pixels)
+        pixels, notes = frame.pixels, ["animated"] if frame.animated else []
+        if pixels is None:
+            pixels, notes = _pillow(kind, frame, background, limits.max_pixels)
+        if frame.orientation > 1:
+            pixels, notes = _upright(pixels, frame.orientation), ["exif-rotated", *notes]
     except Exception as error:
-        code, reason = _explain(str(error))
+        reason, code = _explain(error)
         raise UnreadableImage(reason, code=code, name=name) from error
     if EXTENSIONS.get(name.rpartition(".")[2].lower(), kind) != kind:
         notes.append("wrong-extension")
     return Decoded(pixels=pixels, format=kind, notes=tuple(notes))
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """The reason and the error code for what was raised on the way; parsers raise nearly anything."""
+    if isinstance(error, Refused):
+        return error.reason, error.code
+    if isinstance(error, MemoryError):
+        return "too large for the free memory", TOO_LARGE
+    message = str(error)
+    if isinstance(error, struct.error | IndexError) or re.search(
+        "(?i)truncat|not enough image data", message
+    ):
+        return "cut off", CUT_OFF
+    if re.search("^Unsupported|^unknown (pixel mode|data organization)|not yet supported", message):
+        return f"of a kind that is not supported ({message})", UNSUPPORTED
+    # ValueError and OSError were written for readers; of others only the kind is known.
+    return f"damaged ({message})" if type(error) in (ValueError, OSError) else "damaged (header)", DAMAGED
+
+
+def _check_bytes(size: int, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise Refused(f"too large: {size:,} bytes, the limit is {limits.max_bytes:,}", TOO_LARGE)
 
 
 def read_file(path: str | bytes | os.PathLike[str], *, limits: Limits = TRAIN_LIMITS) -> bytes:
@@ -155,12 +172,12 @@ def read_file(path: str | bytes | os.PathLike[str], *, limits: Limits = TRAIN_LI
             if not stat.S_ISREG(status.st_mode):
                 kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
                 kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-                raise UnreadableImage(f"{kind}, not a file", code=NOT_A_FILE)
-            limits.check_bytes(status.st_size)
+                raise Refused(f"{kind}, not a file", NOT_A_FILE)
+            _check_bytes(status.st_size, limits)
             return io.FileIO(handle, closefd=False).readall()
         finally:
             os.close(handle)
-    except UnreadableImage as error:
+    except Refused as error:
         raise UnreadableImage(error.reason, code=error.code, name=name) from None
     except (OSError, ValueError) as error:
         known = {
@@ -173,187 +190,127 @@ def read_file(path: str | bytes | os.PathLike[str], *, limits: Limits = TRAIN_LI
         raise UnreadableImage(reason, code=NOT_A_FILE, name=name) from error
 
 
-# ---- What is it? -----------------------------------------------------------------------------------------------
-
-
 def _format(content: bytes) -> str:
-    """The format, by content; raises UnreadableImage that says in words what a non-image is."""
+    """The format, by content; raises Refused that says in words what a non-image is."""
     for magic, kind in MAGIC.items():
         if content.startswith(magic):
-            # "BM" and "RIFF" begin other things too: the first are told by the length of the next header.
+            # "BM" and "RIFF" begin other things too; the length of a BMP's second header is one of few.
             if kind == "BMP" and len(content) > 17 and content[14] not in (12, 40, 52, 56, 64, 108, 124):
                 break
             if kind == "WEBP" and not b"WEBP".startswith(content[8:12]):
                 break
             return kind
     if not content.strip(b"\0"):
-        raise UnreadableImage("only zero bytes" if content else "empty file", code=EMPTY)
+        raise Refused("only zero bytes" if content else "empty file", EMPTY)
     if any(magic.startswith(content) for magic in MAGIC):
-        raise UnreadableImage(f"cut off after {len(content)} bytes", code=CUT_OFF)
-    raise UnreadableImage(f"{_foreign(content[:1024])}, not an image", code=FOREIGN)
+        raise Refused(f"cut off after {len(content)} bytes", CUT_OFF)
+    raise Refused(f"{_foreign(content[:1024])}, not an image", FOREIGN)
 
 
 def _foreign(head: bytes) -> str:
-    for magic, words in FOREIGN_MAGIC.items():
-        if head.startswith(magic):
-            return words
-    if head[4:8] == b"ftyp":
-        return {b"avi": "an AVIF file", b"hei": "a HEIC photo", b"mif": "a HEIC photo"}.get(head[8:11], "a video")
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.lower().startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
+        return "an HTML page"
     if b"<svg" in start:
         return "an SVG drawing"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
-        return "an HTML page"
-    if start.startswith((b"<?xml", b"{", b"[")):
-        return "an XML file" if start[:1] == b"<" else "a JSON file"
-    return "a text file" if all(byte > 31 or byte in b"\t\n\r\f" for byte in head) else "data of an unknown kind"
+    if head[4:8] == b"ftyp":
+        return {b"avi": "an AVIF image", b"hei": "a HEIC photo"}.get(head[8:11], "a HEIC photo or a video")
+    for magic, words in FOREIGN_MAGIC.items():
+        if start.startswith(magic):
+            return words
+    text = all(byte > 31 or byte in b"\t\n\r\f" for byte in head)
+    return "a text file" if text else "data of an unknown kind"
 
 
-def _explain(message: str) -> tuple[str, str]:
-    """The error code and the reason for what a parser said."""
-    if re.search("truncat|not enough image data|unexpected end|EOF", message, re.IGNORECASE):
-        return CUT_OFF, "cut off"
-    if re.search("unsupported|unknown (pixel mode|data org)|not supported", message, re.IGNORECASE):
-        return UNSUPPORTED, f"of a kind that is not supported ({message})"
-    return DAMAGED, f"damaged ({message})" if message else "damaged"
+def _pillow(
+    kind: str, frame: Frame, background: tuple[int, int, int], max_pixels: int
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels and notes of a reduced frame."""
+    image: Image.Image = PLUGINS[kind](io.BytesIO(frame.content))
+    check_pixels(*image.size, max_pixels)
+    if kind == "TIFF":  # left to allocate it, Pillow would compare the size with a limit of its own, and warn
+        image.im = Image.new(image.mode, image.size).im
+    image.load()
+    notes = {"CMYK": ["cmyk"], "P": ["palette"], "PA": ["palette"], "1": ["1-bit"]}.get(image.mode, [])
+    if frame.bits > 8:
+        notes = ["16-bit", *notes]
+    image = _eight_bits(image, frame)
+    if image.mode in ("LA", "RGBA"):
+        if image.getchannel("A").getextrema() != (255, 255):
+            notes = [*notes, "alpha"]
+        image = _over(image, background)
+    if frame.animated:
+        notes = [*notes, "animated"]
+    pixels = np.array(image)
+    return pixels.reshape(*pixels.shape[:2], -1), notes
 
 
-def _cut_off(present: int, needed: int) -> UnreadableImage:
-    return UnreadableImage(f"cut off at {100 * present // max(needed, 1)} %", code=CUT_OFF)
+def _eight_bits(image: Image.Image, frame: Frame) -> Image.Image:
+    """Any mode that can be understood -> L, LA, RGB or RGBA."""
+    if image.mode.startswith("I;16"):
+        return _sixteen_bits(image, frame)
+    if image.mode == "CMYK":
+        return _from_inks(image)
+    target = {"1": "L", "La": "LA", "YCbCr": "RGB", "P": "RGBA", "PA": "RGBA"}.get(image.mode, image.mode)
+    if target not in ("L", "LA", "RGB", "RGBA"):
+        kinds = {"F": "floating-point numbers", "I": "32-bit integers", "LAB": "CIE Lab colours"}
+        raise Refused(f"an image of {kinds.get(image.mode, image.mode)}", UNSUPPORTED)
+    if target != image.mode:
+        image = image.convert(target)
+    if frame.grey and image.mode == "RGBA":
+        image = Image.merge("LA", (image.getchannel("R"), image.getchannel("A")))
+    if frame.key:
+        top = (1 << frame.bits) - 1
+        key = [value >> 8 if frame.bits == 16 else value * 255 // top for value in frame.key]
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        image.putalpha(_mask((pixels != key).any(axis=2)))
+    return image
 
 
-# ---- JPEG ------------------------------------------------------------------------------------------------------
-
-_MARKER = re.compile(rb"\xff+([^\xff\0])")
-# What libjpeg only warns about although pixels are wrong. Other warnings (bytes between segments, odd version
-# numbers) leave the picture whole, and Pillow is asked.
-_WRONG_PIXELS = re.compile("bad Huffman code|bad arithmetic code|instead of RST|Inconsistent progression")
-
-
-def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment's payload, up to and with the first start of scan."""
-    position, marker = 2, 0
-    while marker != 0xDA and (found := _MARKER.search(content, position)):
-        marker, start = found.group(1)[0], found.end() + 2
-        if marker == 0xD9:
-            return
-        position = start - 2
-        if marker != 0x01 and not 0xD0 <= marker <= 0xD8:  # the others stand alone
-            position += int.from_bytes(content[start - 2 : start], "big")
-            yield marker, start, position
+def _sixteen_bits(image: Image.Image, frame: Frame) -> Image.Image:
+    """Grey of 12 or 16 bits -> 8 bits, by range: 65535 is white, and v / 257 is rounded."""
+    values = np.asarray(image).astype(np.uint16)
+    opaque = _mask(values != frame.key[0]) if frame.key else None
+    if frame.bits == 12:
+        values <<= 4
+        values |= values >> 12
+    if frame.white_is_zero:
+        values ^= 0xFFFF
+    # round(v / 257) without leaving 16 bits; all from 65407 on are white
+    values = np.minimum(values, 65407) + np.uint16(128)
+    grey = Image.fromarray(((values - (values >> 8)) >> 8).astype(np.uint8))
+    return Image.merge("LA", (grey, opaque)) if opaque else grey
 
 
-def _jpeg(content: bytes, kind: str, background: tuple[int, int, int], limits: Limits) -> Result:
-    notes, exif, scan, progressive = [], b"", len(content), False
-    for marker, start, end in _segments(content):
-        if marker == 0xE1 and content.startswith(b"Exif\0\0", start):
-            exif = exif or content[start + 6 : end]
-        elif marker == 0xE2 and content.startswith(b"MPF\0", start):
-            notes = ["animated"]
-        elif marker in (0xC2, 0xC6, 0xCA, 0xCE):
-            progressive = True
-        elif marker == 0xDA:
-            scan = end
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
-        limits.check_pixels(width, height)
-        # Each scan of a progressive file passes over the whole picture: thousands of empty ones would never end.
-        if progressive and content.count(b"\xff\xda", scan) * width * height > 20 * limits.max_pixels:
-            raise UnreadableImage("too many scans in a progressive JPEG", code=TOO_LARGE)
-        target = {"Gray": "GRAY", "CMYK": "CMYK", "YCCK": "CMYK"}.get(space, "RGB")
-        pixels = simplejpeg.decode_jpeg(content, target)
-        if target != "CMYK":
-            return pixels, notes, _orientation(exif)
-    except ValueError as error:
-        if content.find(b"\xff\xd9", scan) < 0 or "remature end" in str(error):
-            raise _jpeg_cut_off(content) from error
-        if _WRONG_PIXELS.search(str(error)):
-            raise UnreadableImage(f"damaged ({error})") from error
-    # Only what decides pixels: JFIF and Adobe markers, the colour profile, tables and scans.
-    kept = [
-        content[start - 4 : end]
-        for marker, start, end in _segments(content)
-        if not 0xE1 <= marker <= 0xEF or marker == 0xEE or content.startswith(b"ICC_PROFILE\0", start)
-    ]
-    plain = b"\xff\xd8" + b"".join(kept) + content[scan:]
-    pixels, more = _pillow(JpegImageFile(io.BytesIO(plain)), background, limits)
-    return pixels, notes + more, _orientation(exif)
+def _mask(opaque: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
 
 
-def _jpeg_cut_off(content: bytes) -> UnreadableImage:
-    """libjpeg fills what is missing of a sequential file with grey 128: the rows above are what is there."""
-    try:
-        grey = simplejpeg.decode_jpeg(content, "GRAY", strict=False)[:, :, 0]
-    except ValueError:
-        return UnreadableImage("cut off", code=CUT_OFF)
-    rows = np.flatnonzero((grey != 128).any(axis=1))
-    if rows.size and rows[-1] + 1 < len(grey):
-        return _cut_off(int(rows[-1]) + 1, len(grey))
-    return UnreadableImage("cut off", code=CUT_OFF)
+def _from_inks(image: Image.Image) -> Image.Image:
+    """CMYK -> RGB through the embedded profile, else R = (1 - C)(1 - K) and so on."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            found = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):  # a broken profile, or one for other inks
+            found = None
+        if found is not None:
+            return found
+    return image.convert("RGB")
 
 
-def _orientation(exif: bytes) -> int:
-    """The Orientation tag, 1 to 8, of a TIFF structure (EXIF 2.3, section 4.6.4); 1 where it is missing or broken."""
-    order = ">" if exif[:2] == b"MM" else "<"
-    try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if tag == 0x112:
-                return int(value) if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+def _over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """LA or RGBA over a plain background; grey stays grey over grey."""
+    grey = image.mode == "LA" and len(set(background)) == 1
+    canvas = Image.new("L" if grey else "RGB", image.size, background[0] if grey else background)
+    canvas.paste(image.convert(canvas.mode), mask=image.getchannel("A"))
+    return canvas
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """(H, W, C) as stored -> as seen, for EXIF orientation 2 to 8; 5 and above exchange height and width."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     rows, columns = (-1 if orientation in which else 1 for which in ((3, 4, 7, 8), (2, 3, 6, 7)))
     return np.ascontiguousarray(pixels[::rows, ::columns])
-
-
-# ---- The other formats: reduce to the first frame, then Pillow ---------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Frame:
-    """One frame for Pillow: `key` is the transparent sample value, `top` the largest value of a 16-bit sample."""
-
-    content: bytes
-    exif: int = 1
-    animated: bool = False
-    key: tuple[int, ...] | None = None
-    top: int = 65535
-    inverted: bool = False
-
-
-def _other(content: bytes, kind: str, background: tuple[int, int, int], limits: Limits) -> Result:
-    frame = REDUCE[kind](content, limits)
-    image = PLUGINS[kind](io.BytesIO(frame.content))
-    limits.check_pixels(*image.size)
-    image.im = Image.new(image.mode, image.size, None).im
-    pixels, notes = _pixels(image, background, frame)
-    ...
-
-
-_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-
-def _png(content: bytes, limits: Limits) -> _Frame:
-    """PNG specification, 3rd edition, section 5: signature, then chunks of length, type, data, CRC."""
-    frame, kept, at, kind = _Frame(), [content[:8]], 8, b""
-    bits = colour = 0
-    while kind != b"IEND":
-        if len(content) < at + 12: raise cut off
-        size, kind = struct.unpack_from(">I4s", content, at)
-        chunk = content[at : at + 12 + size]
-        if size >= 2**31 or at==8 and (kind, size) != (b"IHDR", 13): raise UnreadableImage("damaged (bad chunk)")
-        if len(chunk) < size + 12: raise _cut
-        if kind in KEPT and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]): raise UnreadableImage("damaged (checksum of KIND)")
-        if kind == IHDR:
-            w,h,bits,colour = struct.unpack(">IIBB", chunk[8:18])
-            limits.check_pixels(w,h)
-        elif kind == b"tRNS" and colour != 3: key
-            continue
-        ...

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections import Counter
 from pathlib import Path
 
 from convworks.data.container import MEMBER_LIMIT, Container
-from convworks.data.layout import Found, junk_reason, read_head
+from convworks.data.layout import Found
+from convworks.data.recognise import junk_reason, read_head
 from convworks.data.sources import Ignored, shown
 from convworks.errors import ConvworksError
 
@@ -45,7 +47,9 @@ class Folder(Container):
         except OSError as problem:
             name = os.fsdecode(self._root)
             raise ConvworksError(
-                "D115", f"cannot read the folder '{shown(name)}': {_reason(problem)}", where=shown(name)
+                "D115",
+                f"cannot read the folder '{shown(name)}': {_reason(problem)}",
+                try_=f"ls -ld {shlex.quote(name)}",
             ) from problem
         self._scan("", (), found, Counter())
         for items in (found.files, found.folders):
@@ -60,7 +64,7 @@ class Folder(Container):
         found: Found,
         visits: Counter[tuple[int, int]],
     ) -> None:
-        """Add what lies in `folder` ('' or ending in a slash); `above` are the (dev, inode) on the way here."""
+        """Add what lies in `folder` ('' or ending in '/'); `above` are the (dev, inode) on the way here."""
         try:
             status = os.stat(self._local(folder))
             identity = (status.st_dev, status.st_ino)
@@ -95,9 +99,7 @@ class Folder(Container):
             try:
                 with os.scandir(self._local(parent)) as scan:
                     # one listing for each folder: a question for each of a million rows would take minutes
-                    files = {
-                        e.name.decode("utf-8", "surrogateescape") for e in scan if _kind(e)[0] == "file"
-                    }
+                    files = {e.name.decode("utf-8", "surrogateescape") for e in scan if _kind(e)[0] == "file"}
             except (OSError, ValueError):  # ValueError: a NUL in the name
                 return False
             self._names[parent] = files
@@ -105,13 +107,13 @@ class Folder(Container):
         return name in self._names[parent] or os.path.isfile(self._local(path))
 
     def head(self, path: str) -> bytes:
-        return read_head(os.fsdecode(self._local(path)))
+        return read_head(self._local(path))
 
     def read(self, path: str, *, limit: int = MEMBER_LIMIT) -> bytes:
         from convworks.data.decode import TRAIN_LIMITS, Limits, read_file
 
         limits = Limits(max_pixels=TRAIN_LIMITS.max_pixels, max_bytes=limit)
-        return read_file(Path(os.fsdecode(self._local(path))), limits=limits)
+        return read_file(self._local(path), limits=limits)
 
 
 def _endless(

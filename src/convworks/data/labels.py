@@ -1,7 +1,7 @@
-"""Tables of path,label[,split]: comma, semicolon or tab, with or without a header, as spreadsheets write them.
+"""Tables of path,label[,split]: comma, semicolon or tab between columns, with or without a header.
 
-A mistake is reported with its row, counted as a spreadsheet counts: the header, if there is one, is row 1. Paths
-are relative to the table's folder, or to the folder or archive that the table was given for.
+A mistake is reported with its row, counted as a spreadsheet counts: the header, if there is one, is row 1.
+Paths are relative to the table's folder, or to the folder or archive that the table was given for.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _parse(text: str, delimiter: str, table: Path) -> Iterator[tuple[int, list[s
     number = 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        for number, row in enumerate(reader, start=1):  # noqa: B007
+        for number, row in enumerate(reader, start=1):
             yield number, row
     except csv.Error as problem:
         raise _error(table, "D181", f"{problem}: is a quotation mark left open?", number + 1) from problem
@@ -185,7 +185,7 @@ class _Rows:
         elif path is not None:
             self._known[path] = len(self._entries)
             self._numbers.append(number)
-            self._entries.append(Entry(path, self._labels[label], split))
+            self._entries.append(Entry(path, self._labels.get(label, label), split))
 
     def _split(self, number: int, field: str) -> Split | None:
         if field not in self._splits:
@@ -217,7 +217,7 @@ class _Rows:
             self._repeated.append(number)
             return
         here, there = (label, before.label) if before.label != label else (split, before.split)
-        what = f"'{shown(before.path)}' is '{shown(str(here))}' here and '{shown(str(there))}' in row {row}"
+        what = f"'{shown(before.path)}' is '{shown(here or '')}' here and '{shown(there or '')}' in row {row}"
         self._problems.append((number, "D186", what))
 
     def finish(self) -> list[Entry]:
@@ -226,7 +226,7 @@ class _Rows:
         if not self._problems and 0 < len(without) < len(self._entries):
             self._problems = [(row, "D188", "no split, where other rows have one") for row in without]
         if self._problems:
-            row, code, what = self._problems[0]
+            _, code, what = self._problems[0]
             rows = [number for number, other, _ in self._problems if other == code]
             raise _error(self._table, code, what, *rows)
         if not self._entries:
@@ -237,7 +237,9 @@ class _Rows:
         if not self._repeated:
             return []
         count = len(self._repeated)
-        return [f"{count} row{'s' * (count > 1)} of the table repeated: {_numbers(self._repeated)}, used once"]
+        return [
+            f"{count} row{'s' * (count > 1)} of the table repeated: {_numbers(self._repeated)}, used once"
+        ]
 
 
 def _is_plain(field: str) -> bool:

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from convworks.data.recognise import IMAGE_SUFFIXES, OTHER_SUFFIXES, has_image_signature, suffix_of
 from convworks.data.sources import SPLITS, Entry, Ignored, Listing, Split, listed, natural_key, shown
 from convworks.errors import ConvworksError
 
-HEAD_BYTES = 32  # enough for every signature below
-
-# Extensions that say "this is meant to be an image": always entries, so that one that cannot be read is seen.
-IMAGE_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff heic heif avif jxl jp2 ppm pgm pbm pnm tga".split()
-)
-# Extensions that say "this is no image". A file with any other ending is judged by its first bytes.
-OTHER_SUFFIXES = frozenset(
-    "txt md csv tsv json jsonl xml yaml yml toml ini cfg log html htm pdf doc docx xls xlsx ppt pptx rtf py ipynb "
-    "js css sh bat exe zip tar gz tgz bz2 xz 7z rar mp3 wav mp4 avi mov mkv webm npy npz mat h5 hdf5 pkl pickle pt "
-    "pth onnx safetensors db sqlite bin dat svg eps ps ai psd aae xmp".split()
-)
 _SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -39,17 +26,6 @@ _SPLIT_NAMES: dict[str, Split] = {
     "dev": "val",
     "test": "test",
     "testing": "test",
-}
-_JUNK = {
-    "__macosx": "left by macOS",
-    "thumbs.db": "left by Windows",
-    "ehthumbs.db": "left by Windows",
-    "desktop.ini": "left by Windows",
-    "$recycle.bin": "left by Windows",
-    "system volume information": "left by Windows",
-    "@eadir": "left by a NAS",
-    "#recycle": "left by a NAS",
-    "lost+found": "left by the file system",
 }
 
 
@@ -63,53 +39,9 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def junk_reason(name: str) -> str | None:
-    """Why a file or folder of this name is never data, or None."""
-    if name == ".ipynb_checkpoints":
-        return "notebook checkpoints"
-    return _JUNK.get(name.lower()) or ("hidden" if name.startswith(".") else None)
-
-
 def split_of(name: str) -> Split | None:
     """The split that a folder name or a table value stands for, in any case of letters."""
     return _SPLIT_NAMES.get(name.lower())
-
-
-def has_image_signature(head: bytes) -> bool:
-    """Whether the first bytes are those of a JPEG, PNG, GIF, WebP, TIFF or BMP file."""
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")):
-        return True
-    if head.startswith(b"RIFF"):
-        return head[8:12] == b"WEBP"
-    # BMP: two letters alone are too weak; the reserved bytes are zero and the header has a known size
-    return head[:2] == b"BM" and head[6:10] == bytes(4) and head[14:15] in (b"\x0c", b"\x28", b"\x6c", b"\x7c")
-
-
-def suffix_of(path: str) -> str:
-    """'jpg' of 'cat/IMG 1.JPG'; empty where the file name has no dot."""
-    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
-    return suffix.lower() if dot and stem else ""
-
-
-def is_image(path: Path) -> bool:
-    """Whether one regular file is an image by its ending or its first bytes."""
-    if suffix_of(path.name) in IMAGE_SUFFIXES:
-        return True
-    try:
-        return has_image_signature(read_head(path))
-    except OSError:
-        return False
-
-
-def read_head(path: str | Path) -> bytes:
-    """The first bytes of a regular file; never blocks. Raises OSError, also for what is no regular file."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("not a regular file")
-        return os.read(handle, HEAD_BYTES)
-    finally:
-        os.close(handle)
 
 
 def understand(
@@ -183,7 +115,7 @@ def check_classes(
             raise ConvworksError(
                 "D107",
                 f"two classes are both called '{shown(normal)}', written in different Unicode forms",
-                where=f"{ascii(composed[normal])} and {ascii(name)} in {shown(location)}",
+                where=f"{composed[normal]!a} and {name!a} in {shown(location)}",
                 why="they look the same everywhere, so it cannot be seen which one a prediction means",
                 try_=f"ls {shlex.quote(location)} | cat -v",
             )
@@ -199,7 +131,9 @@ def check_classes(
             try_="convworks train digits",
         )
     alike = [names for names in folded.values() if len(names) > 1]
-    return classes, tuple(f"the classes {listed(names)} differ only in upper and lower case" for names in alike)
+    return classes, tuple(
+        f"the classes {listed(names)} differ only in upper and lower case" for names in alike
+    )
 
 
 def missing_in_splits(entries: Sequence[Entry]) -> list[str]:
@@ -278,13 +212,13 @@ def _one_folder_each(splits: dict[str, Split], place: str) -> None:
     counts = Counter(splits.values())
     for split, count in counts.items():
         if count > 1:
-            same = [top for top, kind in splits.items() if kind == split]
+            same = sorted(top for top, kind in splits.items() if kind == split)
             raise ConvworksError(
                 "D106",
-                f"{count} folders stand for the split '{split}': {listed(sorted(same))}",
+                f"{count} folders stand for the split '{split}': {listed(same)}",
                 where=shown(place),
                 why="using one of them, or both as one, would change every number without saying so",
-                try_=f"mv {shlex.quote(os.path.join(place, same[1]))} .  (moves one of the two out of the way)",
+                try_=f"mv {shlex.quote(os.path.join(place, same[1]))} {shlex.quote(same[1] + '-unused')}",
             )
 
 

@@ -125,7 +125,7 @@ class Loader:
 def _edges(count: int, batch: int, *, join_last: bool) -> list[int]:
     """Where each batch begins in the order of an epoch, and the end."""
     begins = list(range(0, count, batch))
-    if join_last and len(begins) > 1 and count - begins[-1] == 1:
+    if join_last and len(begins) > 1 and count % batch == 1:
         begins.pop()
     return [*begins, count]
 

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from convworks import durable
-from convworks.data.sources import Ignored, shown
+from convworks.data.sources import Entry, Ignored, shown
 from convworks.errors import ConvworksError
 
 FORMAT = 1
@@ -26,6 +26,7 @@ COLUMNS = (
     "path", "label", "split", "sha256", "verdict", "pixels", "height", "width", "channels", "notes"
 )  # fmt: skip
 SPLITS = ("train", "val", "test")
+DIFFERENCES_SHOWN = 5
 _HEADER = ("name", "location", "kind", "layout", "classes", "ignored", "warnings", "seed", "split_rule")
 _HEX = re.compile(r"(?:[0-9a-f]{64})?")
 
@@ -44,6 +45,9 @@ class Sample:
     width: int
     channels: int
     notes: tuple[str, ...] = ()
+
+
+Item = TypeVar("Item", Sample, Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read and check a manifest. Raises A410 (unreadable), A411 (wrong content), A412 (newer format)."""
+        """Read and check a manifest. Raises A440 (unreadable), A441 (wrong content), A442 (newer format)."""
         lines = _lines(path)
         header = _header(lines[0], path)
         if len(lines) - 1 != header["samples"]:
@@ -126,30 +130,50 @@ class Manifest:
 
     def difference(self, other: Manifest) -> list[str]:
         """What changed from this manifest to `other`, one line for each change; empty where they agree."""
-        lines = []
-        if self.classes != other.classes:
-            was, now = (", ".join(map(shown, m.classes)) for m in (self, other))
-            lines.append(f"classes: were {was}; are {now}")
-        before, after = _by_path(self.samples), _by_path(other.samples)
+        lines = _class_changes(self.classes, other.classes)
+        before, after = by_path(self.samples), by_path(other.samples)
         for key, sample in before.items():
             lines += _changes(sample, after[key]) if key in after else [f"removed: {shown(sample.path)}"]
         lines += [f"added: {shown(after[key].path)}" for key in after if key not in before]
         return lines
+
+    def require_same(self, found: Manifest) -> None:
+        """Raises D145 with the first differences unless `found` is this data in this order."""
+        differences = self.difference(found)
+        if not differences and self.sha256 != found.sha256:
+            differences = ["order: the images come in another order"]
+        if not differences:
+            return
+        count = len(differences)
+        more = f"; and {count - DIFFERENCES_SHOWN} more" if count > DIFFERENCES_SHOWN else ""
+        raise ConvworksError(
+            "D145",
+            f"the data changed since the run began: {count} difference{'s' * (count > 1)}",
+            where="; ".join(differences[:DIFFERENCES_SHOWN]) + more,
+            why="going on with other images would not give the model that the run began",
+            try_="convworks resume RUN --accept-data-change",
+        )
 
 
 def _encode(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
-def _by_path(samples: Iterable[Sample]) -> dict[tuple[str, int], Sample]:
-    """Samples by path; a path that a label file lists twice gets a number for each time."""
-    found: dict[tuple[str, int], Sample] = {}
-    for sample in samples:
-        time = 0
-        while (sample.path, time) in found:
-            time += 1
-        found[sample.path, time] = sample
+def by_path(items: Iterable[Item]) -> dict[tuple[str, int], Item]:
+    """Samples or entries by path and a number that tells apart those of one path."""
+    found: dict[tuple[str, int], Item] = {}
+    for item in items:
+        number = 0
+        while (item.path, number) in found:
+            number += 1
+        found[item.path, number] = item
     return found
+
+
+def _class_changes(was: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
+    lines = [f"class removed: {shown(name)}" for name in was if name not in now]
+    lines += [f"class added: {shown(name)}" for name in now if name not in was]
+    return lines or (["classes: in another order"] if was != now else [])
 
 
 def _changes(was: Sample, now: Sample) -> list[str]:
@@ -169,7 +193,7 @@ def _changes(was: Sample, now: Sample) -> list[str]:
 
 
 def _wrong(path: Path, why: str) -> ConvworksError:
-    return ConvworksError("A411", f"{path.name} is not a manifest of this program: {why}", where=str(path))
+    return ConvworksError("A441", f"{path.name} is not a manifest of this program: {why}", where=str(path))
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -179,7 +203,7 @@ def _lines(path: Path) -> list[bytes]:
             raise ValueError(f"it has {size:,} bytes, more than the limit of {CAP:,}")
         content = path.read_bytes()
     except (OSError, ValueError) as problem:
-        raise ConvworksError("A410", f"cannot read {path.name}: {problem}", where=str(path)) from problem
+        raise ConvworksError("A440", f"cannot read {path.name}: {problem}", where=str(path)) from problem
     if not content.endswith(b"\n"):
         raise _wrong(path, "it is cut off" if content else "it is empty")
     return content[:-1].split(b"\n")
@@ -201,7 +225,7 @@ def _header(line: bytes, path: Path) -> dict[str, Any]:
         raise _wrong(path, "line 1 names no format")
     if header["format"] > FORMAT:
         what = f"{path.name} has format {header['format']}; this version reads up to {FORMAT}"
-        raise ConvworksError("A412", what, where=str(path), why="it was written by a newer version")
+        raise ConvworksError("A442", what, where=str(path), why="it was written by a newer version")
     if header["format"] != FORMAT or set(header) != {"format", "columns", "samples", *_HEADER}:
         raise _wrong(path, "line 1 has other keys than expected")
     texts = (header[name] for name in ("name", "location", "kind", "layout", "split_rule"))

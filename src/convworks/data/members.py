@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from convworks.data.layout import Found, junk_reason
+from convworks.data.layout import Found
+from convworks.data.recognise import junk_reason
 from convworks.data.sources import Ignored, shown
 from convworks.errors import ConvworksError
 
@@ -44,7 +45,7 @@ def refused(path: Path, reason: str) -> ConvworksError:
         "D109",
         f"the archive '{shown(path.name)}' is refused: {reason}",
         where=shown(str(path)),
-        why="archives made to fill a disk or a memory look like this; a folder of the same images is accepted",
+        why="archives made to fill a disk look like this; a folder of the same images is accepted",
         try_="convworks train digits",
     )
 
@@ -55,7 +56,7 @@ def unpacked_limit(packed: int) -> int:
 
 
 def clean_name(name: str) -> tuple[str, str | None]:
-    """The member name as a relative path, and why it cannot be one or None. 'a//b', './a' become 'a/b', 'a'."""
+    """The name as a relative path ('./a//b' becomes 'a/b'), and why it cannot be one or None."""
     parts = name.split("/")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name):
         return name, "an absolute name"
@@ -147,9 +148,10 @@ class PositionedFile:
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes; fewer only at the end of the file. Raises ValueError once closed."""
+        """Up to `count` bytes, fewer where the file does not reach. Raises ValueError once closed."""
         blocks = []
-        count = min(count, self.size - offset)  # never ask for memory that the file cannot fill
+        # never ask for memory that the file cannot fill; a damaged directory can point before its start
+        count = min(count, self.size - offset) if offset >= 0 else 0
         while count > 0 and (block := self._read_some(offset, count)):
             blocks.append(block)
             offset, count = offset + len(block), count - len(block)

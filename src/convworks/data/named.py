@@ -369,7 +369,7 @@ def _unpack(row: NamedSet, archive: Path, ready: Path) -> None:
             for member in tar:
                 name = wanted.pop(member.name.removeprefix("./"), None)
                 content = tar.extractfile(member) if name is not None and member.isfile() else None
-                if name is not None and content is not None and member.size <= max(row.member_size, 4096):
+                if name is not None and content is not None:
                     with (temporary / name).open("wb") as file:
                         shutil.copyfileobj(content, file)
                     durable.fsync_file(temporary / name)

@@ -84,8 +84,9 @@ class Geometry:
     def fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 1 or 3) of any size -> (Hs, Ws, C), contiguous.
 
-        An image that has the stored size and channels already is returned as it is. Colour becomes grey by
-        the luma of ITU-R BT.601, grey becomes colour by repetition. Safe to call from several threads.
+        The pixels of an image that has the stored size and channels already are not even copied. Colour
+        becomes grey by the luma of ITU-R BT.601, grey becomes colour by repetition. Safe to call from
+        several threads.
         """
         channels = pixels.shape[2]
         if 0 in pixels.shape or channels not in (1, 3) or pixels.dtype != np.uint8:
@@ -166,7 +167,7 @@ class Preprocess:
     - "per-feature": every value (c, y, x) is standardised; where it never varies, std is 1;
     - "none": x = u8 / 255.
 
-    Raises ConvworksError A432 where the arrays do not fit the geometry.
+    Raises ConvworksError A432 where the arrays do not fit the geometry or hold values that cannot be used.
     """
 
     geometry: Geometry
@@ -180,16 +181,14 @@ class Preprocess:
             raise unknown_name("normalisation", str(self.normalize), get_args(Normalize))
         whole = self.normalize in ("mean-image", "per-feature")
         shape = (g.channels, g.height, g.width) if whole else (g.channels, 1, 1)
-        for name, array in (("mean", self.mean), ("std", self.std)):
-            problem = ""
+        for name, array, low, high in (("mean", self.mean, -1e6, 1e6), ("std", self.std, 1e-12, 1e6)):
             if array.dtype != np.float32 or array.shape != shape:
                 problem = f"is {array.dtype} {array.shape}, not float32 {shape}"
-            elif not np.isfinite(array).all():
-                problem = "has values that are not finite"
-            elif name == "std" and not (array > 0).all():
-                problem = "has values that are not positive"
-            if problem:
-                raise ConvworksError("A432", f"the {name} of the {self.normalize} normalisation {problem}")
+            elif not ((array >= low) & (array <= high)).all():  # false for NaN
+                problem = f"has values that are not between {low:g} and {high:g}"
+            else:
+                continue
+            raise ConvworksError("A432", f"the {name} of the {self.normalize} normalisation {problem}")
 
     @classmethod
     def fit(

@@ -35,6 +35,7 @@ class Scan:
 
     records: list[Record]  # one for each index that was asked for, in that order
     images: NDArray[np.uint8]  # (N, Hs, Ws, C) of the readable ones, in the same order
+    mapped: bool  # the images lie in a file, not in memory
     notices: tuple[str, ...]  # about this machine, not about the data
 
 
@@ -71,6 +72,8 @@ def scan(
     reader = _Reader(source, indices=indices, geometry=geometry, cached=cached, should_stop=should_stop)
     assembly = _Assembly(source, count=len(paths), geometry=geometry, entries=entries, cached=cached)
     size = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // int(np.prod(geometry.stored_shape))))
+    if source.array is not None and _is_placed(source.array.shape[1:], geometry):
+        threads = 1  # what is left is hashing of small pieces, which holds the interpreter lock
     spans = [range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
     try:
         with contextlib.closing(_in_order(reader.chunk, spans, threads=threads)) as chunks:
@@ -82,7 +85,12 @@ def scan(
     finally:
         reader.halted = True
         assembly.close()
-    return Scan(records=assembly.records, images=images, notices=(*notices, *assembly.notices))
+    return Scan(
+        records=assembly.records,
+        images=images,
+        mapped=assembly.mapped,
+        notices=(*notices, *assembly.notices),
+    )
 
 
 def _in_order(
@@ -211,14 +219,18 @@ class _Reader:
         return _Chunk(records=records, images=fitted_batch(array, self._geometry), as_cached=False)
 
 
+def _is_placed(shape: tuple[int, ...], geometry: Geometry) -> bool:
+    """Whether an image (h, w, c) is stored as it is, at most with a border and with its grey repeated."""
+    h, w, c = shape
+    H, W, C = geometry.stored_shape
+    return c <= C and ((h, w) == (H, W) or (geometry.fit == "pad" and h <= H and w <= W))
+
+
 def fitted_batch(array: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
     """`geometry.fitted` of (N, h, w, c); in one step where images are only placed on a canvas."""
-    h, w, c = array.shape[1:]
-    H, W, C = geometry.stored_shape
-    placed = (h, w) == (H, W) or (geometry.fit == "pad" and h <= H and w <= W)
-    if placed and c <= C:
-        canvas = np.full((len(array), H, W, C), geometry.fill, dtype=np.uint8)
-        centre_crop(canvas, h, w)[...] = array  # grey becomes colour by repetition
+    if _is_placed(array.shape[1:], geometry):
+        canvas = np.full((len(array), *geometry.stored_shape), geometry.fill, dtype=np.uint8)
+        centre_crop(canvas, array.shape[1], array.shape[2])[...] = array  # grey becomes colour by repetition
         return canvas
     return np.stack([geometry.fitted(pixels) for pixels in array])
 
@@ -256,6 +268,10 @@ class _Assembly:
     @property
     def notices(self) -> list[str]:
         return [] if self._writer is None else self._writer.notices
+
+    @property
+    def mapped(self) -> bool:
+        return self._cached is not None if self._writer is None else not self._writer.in_memory
 
     def add(self, chunk: _Chunk, *, ram_limit: int | None) -> None:
         if self._writer is None and not chunk.as_cached:

@@ -92,9 +92,10 @@ class Source(ABC):
         """(H, W, C) of an image that is not encoded. Raises ValueError for sources of files."""
         if self.array is None:
             raise ValueError(f"{self.name} holds image files: use decode(source.read({index}))")
-        return self.array[index]
+        picture: NDArray[np.uint8] = self.array[index]
+        return picture
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # arrays have nothing to give back
         """Give file handles back; reading afterwards is an error."""
 
     def __enter__(self) -> Source:
@@ -109,7 +110,7 @@ class Source(ABC):
 def natural_key(text: str) -> tuple[Any, ...]:
     """Sort key of the natural order: "2" before "10", capitals beside small letters; equal only if equal."""
     parts = _DIGITS.split(text.casefold())
-    parts[1::2] = map(int, parts[1::2])  # type: ignore[arg-type]  # text and numbers alternate
+    parts[1::2] = map(int, parts[1::2])  # text and numbers alternate
     return tuple(parts), text
 
 
@@ -198,6 +199,7 @@ def _open_path(path: Path, text: str, *, labels: Path | None, keep_empty: bool, 
     from convworks.data.container import Container, open_container
     from convworks.data.folder import Folder
     from convworks.data.labels import open_table
+    from convworks.data.npz import open_npz
 
     lowered = path.name.lower()
     if path.is_dir():
@@ -214,7 +216,7 @@ def _open_path(path: Path, text: str, *, labels: Path | None, keep_empty: bool, 
             )
         return open_table(path, Folder(path.parent), location=text, name=_table_name(path))
     elif lowered.endswith(".npz"):
-        return arrays.open_npz(path, location=text, name=short_name(text))
+        return open_npz(path, location=text, name=short_name(text))
     elif arrays.is_idx_name(path.name):
         return arrays.open_idx_file(path, location=text, name=short_name(str(path.absolute().parent)))
     elif (kind := archive.archive_kind(path)) is not None:
@@ -238,7 +240,7 @@ def _table_name(path: Path) -> str:
 
 def _not_openable(path: Path, text: str) -> ConvworksError:
     """The error for a file that is no source: says what it is, as far as its name and first bytes tell."""
-    from convworks.data.layout import is_image
+    from convworks.data.recognise import is_image
 
     what, try_ = "a file that cannot be opened as a data set", ""
     suffix = path.suffix.lower()
@@ -276,9 +278,7 @@ def _no_such_location(text: str, path: Path) -> ConvworksError:
     parent = path.parent
     try:
         with os.scandir(parent) as scan:
-            beside = {
-                e.name: e.is_dir() for e in scan if e.is_dir() or e.name.lower().endswith(_SUFFIXES)
-            }
+            beside = {e.name: e.is_dir() for e in scan if e.is_dir() or e.name.lower().endswith(_SUFFIXES)}
     except OSError:
         beside = {}
     names = _known_names() if parent == Path() else ()

@@ -7,17 +7,16 @@ have the same hash of decoded pixels and form a group, and groups are placed as 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from convworks import randomness
 from convworks.data.manifest import OK, SPLITS, Sample
-from convworks.data.sources import shown
+from convworks.data.sources import listed, shown
 from convworks.errors import ConvworksError
 
-VAL_FRACTION = 0.2  # of all images, where the source has no split
-VAL_FRACTION_BESIDE_TEST = 0.1  # of the training images, where the source has a test split
 PAIRS_SHOWN = 5
 
 
@@ -25,21 +24,17 @@ PAIRS_SHOWN = 5
 class _Board:
     """Where each group stands, and how many images of each class stand in each part."""
 
-    sizes: list[dict[str, int]]  # of each group: images by class; more than one class where labels conflict
+    sizes: list[Mapping[str, int]]  # of each group: images by class; more than one where labels conflict
     by_class: dict[str, list[int]]  # groups that hold an image of the class, in source order
-    place: dict[int, str] = field(default_factory=dict)  # group -> part
-    held: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, class) -> images
+    place: list[str]  # part of each group; "" for none yet
+    held: Counter[tuple[str, str]] = field(default_factory=Counter)  # (part, class) -> images
 
     def put(self, group: int, part: str) -> None:
-        before = self.place.get(group)
-        self.place[group] = part
+        before, self.place[group] = self.place[group], part
         for label, size in self.sizes[group].items():
-            self.held[part, label] = self.held.get((part, label), 0) + size
-            if before is not None:
+            self.held[part, label] += size
+            if before:
                 self.held[before, label] -= size
-
-    def count(self, part: str, label: str) -> int:
-        return self.held.get((part, label), 0)
 
     def can_leave(self, group: int) -> bool:
         """Whether every class of the group keeps an image in the part that the group stands in."""
@@ -62,35 +57,34 @@ def split_samples(
             "U150",
             f"cannot split by these fractions: {given}",
             why="each must be above 0 and together they must leave a part of 1 for training",
-            try_="--val-fraction 0.2",
+            try_="--set val_fraction=0.2",
         )
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    board = _board(labels, list(members.values()))
+    numbers: dict[Hashable, int] = {}
+    numbered = [numbers.setdefault(group, len(numbers)) for group in groups]
+    board = _board(labels, numbered)
     _require_enough(board, parts=len(fractions) + 1)
     for label in sorted(board.by_class, key=lambda name: (len(board.by_class[name]), name)):
         _place_class(board, label, fractions=fractions, seed=seed)
     for label in board.by_class:
         for part in (*fractions, "train"):
             _ensure_one(board, label, part)
-    parts = [""] * len(labels)
-    for number, indices in enumerate(members.values()):
-        for index in indices:
-            parts[index] = board.place[number]
-    return parts
+    return [board.place[number] for number in numbered]
 
 
-def _board(labels: Sequence[str], members: Sequence[Sequence[int]]) -> _Board:
-    board = _Board(sizes=[], by_class={})
-    for number, indices in enumerate(members):
-        sizes: dict[str, int] = {}
-        for index in indices:
-            sizes[labels[index]] = sizes.get(labels[index], 0) + 1
-        board.sizes.append(sizes)
-        for label in sizes:
-            board.by_class.setdefault(label, []).append(number)
-    return board
+def _board(labels: Sequence[str], numbered: Sequence[int]) -> _Board:
+    """`numbered` is the group of each sample, numbers in the order of their first appearance."""
+    one = {label: {label: 1} for label in set(labels)}  # shared by all groups of one image
+    sizes: list[Mapping[str, int]] = []
+    for label, number in zip(labels, numbered, strict=True):
+        if number == len(sizes):
+            sizes.append(one[label])
+        else:
+            sizes[number] = {**sizes[number], label: sizes[number].get(label, 0) + 1}
+    by_class: dict[str, list[int]] = {label: [] for label in dict.fromkeys(labels)}
+    for number, found in enumerate(sizes):
+        for label in found:
+            by_class[label].append(number)
+    return _Board(sizes=sizes, by_class=by_class, place=[""] * len(sizes))
 
 
 def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], seed: int) -> None:
@@ -98,22 +92,24 @@ def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], s
     groups = board.by_class[label]
     total = sum(board.sizes[group][label] for group in groups)
     purpose = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
-    order = randomness.permutation(seed, f"split/{purpose}", 0, len(groups))
-    free = [groups[i] for i in order if groups[i] not in board.place]
+    order = randomness.permutation(seed, f"split/{purpose}", 0, len(groups)).tolist()
+    free = [groups[i] for i in order if not board.place[groups[i]]]
     parts = list(fractions)
     for position, part in enumerate(parts):
         later = (*parts[position + 1 :], "train")
-        reserve = sum(board.count(other, label) == 0 for other in later)
-        target = max(1, int(fractions[part] * total + 0.5))
-        kept = []
+        reserve = sum(board.held[other, label] == 0 for other in later)
+        room = max(1, int(fractions[part] * total + 0.5)) - board.held[part, label]
         left = len(free)
+        kept = []
         for group in free:
-            if left > reserve and board.count(part, label) + board.sizes[group][label] <= target:
+            size = board.sizes[group][label]
+            if size <= room and left > reserve:
                 board.put(group, part)
+                room -= size
                 left -= 1
             else:
                 kept.append(group)
-        if board.count(part, label) == 0 and left > reserve:  # every group is larger than the target
+        if board.held[part, label] == 0 and left > reserve:  # every group is larger than the target
             smallest = min(kept, key=lambda group: board.sizes[group][label])
             board.put(smallest, part)
             kept.remove(smallest)
@@ -124,7 +120,7 @@ def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], s
 
 def _ensure_one(board: _Board, label: str, part: str) -> None:
     """Give `part` an image of the class where pictures shared with other classes left it without."""
-    if board.count(part, label):
+    if board.held[part, label]:
         return
     for group in sorted(board.by_class[label], key=lambda group: board.sizes[group][label]):
         if board.can_leave(group):
@@ -164,14 +160,14 @@ def assign_splits(
     groups: Sequence[Hashable],
     *,
     seed: int,
-    val_fraction: float | None = None,
+    val_fraction: float,
 ) -> tuple[list[str], str]:
     """The split of every sample, and the rule in words.
 
-    Splits that the source names are kept. Without any, the images are split into train and val; where there
-    is no val, it is taken from train. Images without a split beside images with one count as train.
-    Raises D146 where there is nothing to train on, D147 for a class without training images, and the errors
-    of `split_samples`.
+    Splits that the source names are kept. Without any, `val_fraction` of the images become val. Beside a
+    test split, half of that share of the training images does: 80/20 without, 90/10 with a test split.
+    Images without a split beside images with one count as train. Raises D146 where there is nothing to train
+    on, D147 for a class without training images, and the errors of `split_samples`.
     """
     named = {split for split in given if split is not None}
     assert named <= set(SPLITS), named
@@ -187,9 +183,7 @@ def assign_splits(
     if "val" in named:
         _require_training(splits, labels)
         return splits, " and ".join(split for split in SPLITS if split in named | {"train"}) + " as given"
-    fraction = val_fraction
-    if fraction is None:
-        fraction = VAL_FRACTION_BESIDE_TEST if "test" in named else VAL_FRACTION
+    fraction = val_fraction / 2 if "test" in named else val_fraction
     train = [index for index, split in enumerate(splits) if split == "train"]
     _require_training(splits, labels)
     parts = split_samples(
@@ -208,10 +202,9 @@ def _require_training(splits: Sequence[str], labels: Sequence[str]) -> None:
     missing = [label for label in dict.fromkeys(labels) if label not in trained]
     if not missing:
         return
-    names = ", ".join(f"'{shown(label)}'" for label in missing[:PAIRS_SHOWN])
     raise ConvworksError(
         "D147",
-        f"no training image of {'class' if len(missing) == 1 else 'classes'} {names}",
+        f"no training image of {'class' if len(missing) == 1 else 'classes'} {listed(missing)}",
         where=f"{len(missing)} of {len(set(labels))} classes stand only in the other splits",
         why="the network would never see the class that it is measured on",
         try_=f"add images of '{shown(missing[0])}' to the train split",
@@ -223,11 +216,12 @@ def _require_training(splits: Sequence[str], labels: Sequence[str]) -> None:
 
 def duplicate_groups(samples: Sequence[Sample]) -> list[list[int]]:
     """Indices of samples that are one picture, pixel for pixel, in groups of two and more."""
-    groups: dict[str, list[int]] = {}
+    first: dict[str, int] = {}
+    groups: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):
-        if sample.verdict == OK:
-            groups.setdefault(sample.pixels, []).append(index)
-    return [group for group in groups.values() if len(group) > 1]
+        if sample.verdict == OK and (earlier := first.setdefault(sample.pixels, index)) != index:
+            groups.setdefault(earlier, [earlier]).append(index)
+    return list(groups.values())
 
 
 def label_conflicts(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -247,6 +241,18 @@ def _pairs(samples: Sequence[Sample], value: Callable[[Sample], str]) -> list[tu
         for index in group:
             first.setdefault(value(samples[index]), index)
         found += list(combinations(first.values(), 2))
+    return found
+
+
+def split_warnings(samples: Sequence[Sample]) -> list[str]:
+    """Classes that a split does not have."""
+    found = []
+    labels = dict.fromkeys(sample.label or "" for sample in samples)
+    for split in SPLITS:
+        has = {sample.label for sample in samples if sample.split == split and sample.verdict == OK}
+        missing = [label for label in labels if label not in has]
+        if has and missing:
+            found.append(f"no {split} image of class {listed(missing)}")
     return found
 
 

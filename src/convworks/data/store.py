@@ -7,21 +7,69 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convworks import randomness
 from convworks.data.cache import Draft, PixelCache, Record
+from convworks.data.decode import decode
+from convworks.data.sources import Source
 from convworks.errors import ConvworksError
 
 MOST_MEMORY = 4 * 2**30  # bytes
+PROBE_BYTES = 64 * 2**20  # of files; some sixteen photographs of twelve megapixels
 
 
 class ScanInterrupted(Exception):  # noqa: N818  # not an error: the user asked for it
     """`should_stop` said yes. Nothing half-made is left that a later run would trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What some images of a source look like; sizes are (height, width)."""
+
+    channels: Literal[1, 3]
+    size: tuple[int, int] | None  # where all have one size
+    median_size: tuple[int, int]
+
+
+def probe(source: Source, *, count: int = 256) -> Probe:
+    """Decode up to `count` images, drawn at random but always the same ones; 64 MiB of files are enough.
+
+    Raises D144 where none of them can be read.
+    """
+    if source.array is not None:
+        h, w, c = source.array.shape[1:]
+        return Probe(channels=1 if c == 1 else 3, size=(h, w), median_size=(h, w))
+    shapes: list[tuple[int, ...]] = []
+    read = 0
+    for index in randomness.permutation(0, "probe", 0, len(source.entries))[:count]:
+        with contextlib.suppress(ConvworksError, OSError):
+            content = source.read(int(index))
+            read += len(content)
+            shapes.append(decode(content).pixels.shape)
+        if read > PROBE_BYTES:
+            break
+    if not shapes:
+        raise ConvworksError(
+            "D144",
+            f"no image of {source.location} can be read",
+            where=f"{len(source.entries)} files were found, {source.layout}",
+            try_=f"convworks check {shlex.quote(source.location)}",
+        )
+    heights, widths, channels = zip(*shapes, strict=True)
+    return Probe(
+        channels=3 if 3 in channels else 1,
+        size=(heights[0], widths[0]) if len({*zip(heights, widths, strict=True)}) == 1 else None,
+        median_size=(int(np.median(heights)), int(np.median(widths))),
+    )
 
 
 def available_memory() -> int:
@@ -60,12 +108,13 @@ class Writer:
         notice: str = "",
     ) -> None:
         self.notices = [notice] if notice else []
+        self.in_memory = in_memory
         self._draft, self._count = draft, 0
         self._needed = capacity * int(np.prod(shape))
         self._images = np.empty((capacity, *shape), dtype=np.uint8) if in_memory else None
 
     def append(self, block: NDArray[np.uint8]) -> None:
-        """Add (n, H, W, C). Raises R510 where the disk is the only place and it fails."""
+        """Add (n, H, W, C). Raises R521 where the disk is the only place and it fails."""
         if self._images is not None:
             self._images[self._count : self._count + len(block)] = block
         self._count += len(block)
@@ -108,7 +157,7 @@ def open_writer(
     """Decide where up to `capacity` images go: memory within the limit, else a file in the cache folder.
 
     `keep` asks for a cache entry in any case. Without a usable cache folder memory is taken beyond the limit,
-    with a notice. Raises R510 (disk) and R511 (memory) where neither has room.
+    with a notice. Raises R521 (disk) and R522 (memory) where neither has room.
     """
     needed = capacity * int(np.prod(shape))
     in_memory = needed <= memory_limit(ram_limit)
@@ -126,7 +175,12 @@ def open_writer(
             raise no_room(needed)
         notice = f"the images take {_size(needed)} of memory, since there is no cache folder"
         in_memory = True
-    return Writer(capacity=capacity, shape=shape, draft=draft, in_memory=in_memory, notice=notice)
+    try:
+        return Writer(capacity=capacity, shape=shape, draft=draft, in_memory=in_memory, notice=notice)
+    except MemoryError as problem:
+        if draft is not None:
+            draft.close()
+        raise no_room(needed) from problem
 
 
 def _not_cached(problem: OSError, folder: Path) -> str:
@@ -139,7 +193,7 @@ def disk_failed(problem: OSError, folder: Path, needed: int) -> ConvworksError:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = _size(shutil.disk_usage(existing).free)
     return ConvworksError(
-        "R510",
+        "R521",
         f"cannot store the images in {folder}: {problem.strerror or problem}",
         where=f"{_size(needed)} are needed there, {free} are free",
         why="the images fitted to the network's input do not fit into memory, so they lie in a file",
@@ -149,7 +203,7 @@ def disk_failed(problem: OSError, folder: Path, needed: int) -> ConvworksError:
 
 def no_room(needed: int) -> ConvworksError:
     return ConvworksError(
-        "R511",
+        "R522",
         f"the images need {_size(needed)} of memory and there is no cache folder to hold them",
         where=f"{_size(available_memory())} of memory are free",
         try_="--cache FOLDER on a disk with room, or a smaller --size",

@@ -10,8 +10,9 @@ import os
 import shlex
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from convworks import durable
 from convworks.data.members import damaged, refused, unpacked_limit
@@ -24,8 +25,8 @@ _BLOCK = 2**20
 def unpacked_tar(path: Path, *, cache: Path) -> Path:
     """The plain .tar of a .tar.gz, .tar.bz2 or .tar.xz.
 
-    It is known again by the archive's place, size and time. Raises ConvworksError D108 (damaged), D109 (out of
-    proportion) and R503 (the cache cannot be written or the disk is full); the cache then holds no part of it.
+    It is known again by the archive's place, size and time. Raises ConvworksError D108 (damaged), D109 (out
+    of proportion) and R503 (the cache cannot be written); the cache then holds no part of it.
     """
     status = path.stat()
     facts = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
@@ -61,20 +62,16 @@ def unpacked_tar(path: Path, *, cache: Path) -> Path:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The unpacked bytes. Raises ConvworksError D108."""
+    with path.open("rb") as file:
+        head = file.read(6)
+    opener: Callable[[Path], BinaryIO] = gzip.open  # type: ignore[assignment]  # its mode is "rb" by default
+    if head.startswith(b"BZh"):
+        opener = bz2.open  # type: ignore[assignment]
+    elif head.startswith(b"\xfd7zXZ\0"):
+        opener = lzma.open  # type: ignore[assignment]
     try:
-        with path.open("rb") as file:
-            head = file.read(6)
-            file.seek(0)
-            if head.startswith(b"BZh"):
-                stream: bz2.BZ2File | lzma.LZMAFile | gzip.GzipFile = bz2.BZ2File(file)
-            elif head.startswith(b"\xfd7zXZ\0"):
-                stream = lzma.LZMAFile(file)
-            else:
-                stream = gzip.GzipFile(fileobj=file)
-            with stream:
-                while block := stream.read(_BLOCK):
-                    yield block
+        with opener(path) as stream:
+            while block := stream.read(_BLOCK):
+                yield block
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as problem:
-        if isinstance(problem, PermissionError):
-            raise
         raise damaged(path, str(problem).lower()) from problem

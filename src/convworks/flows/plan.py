@@ -25,12 +25,12 @@ from convworks.training.planner import (
     choose_device,
     choose_workers,
     make_plan,
+    measuring_seconds,
     plan_from_dict,
     usable_cpus,
 )
 
 _WORKERS_TRIED = (0, 1, 2)
-_WORKERS_SECONDS = 0.5
 
 
 def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cache: Path | None) -> Plan:
@@ -104,6 +104,7 @@ def _measure_plan(prepared: Prepared, recipe: Recipe, network: nn.Module, device
         threads=recipe.threads,
         batch_path=dataset.storage,
         allocator=keep_pages(),
+        steps=plain.steps * recipe.epochs,
     )
     if recipe.checkpoint_every:
         plan = dataclasses.replace(plan, checkpoint_every=recipe.checkpoint_every)
@@ -119,7 +120,7 @@ def _plan_workers(
     settings: StepSettings,
     tried: tuple[int, ...],
 ) -> Plan:
-    """Train a copy end to end for half a second with each number of batch threads."""
+    """Train a copy end to end for a moment with each number of batch threads."""
     threads_before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     numerics = plan.numerics
@@ -128,6 +129,8 @@ def _plan_workers(
     trainee.train()
     optimizer = optimizer_for(recipe, trainee)
     rates: dict[int, float] = {}
+    run_seconds = recipe.epochs * len(prepared.dataset.split_rows("train")) / plan.images_per_second
+    seconds = measuring_seconds(run_seconds) / 6
     batch_seconds = step_seconds = 0.0
     for workers in tried:
         loader = training_loader(prepared, recipe, numerics=numerics, workers=workers)
@@ -144,7 +147,7 @@ def _plan_workers(
                 )
             before = time.perf_counter()
             images += len(batch.y)
-            if before - start > _WORKERS_SECONDS:
+            if before - start > seconds:
                 break
         rates[workers] = images / (time.perf_counter() - start)
     torch.set_num_threads(threads_before)

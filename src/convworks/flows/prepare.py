@@ -82,7 +82,7 @@ def request_from_dict(value: dict[str, Any], *, cache: Path, offline: bool) -> D
 
 def _accepts(recipe: Recipe, size: int, channels: int) -> bool:
     try:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):
             models.create(
                 recipe.model,
                 num_classes=2,

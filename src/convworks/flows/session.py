@@ -94,8 +94,11 @@ class Session:
             factor=spec.factor,
             final=spec.final,
         )
-        self.log = MetricsLog(run.metrics_file)
         self._judge: nn.Module | None = None
+
+    def begin(self) -> None:
+        """Start from nothing: whatever an earlier attempt logged is cut off."""
+        self.log = MetricsLog(self.run.metrics_file)
 
     # --- saving and restoring -------------------------------------------------------------------------------
 

@@ -263,6 +263,7 @@ def _locked_run(
             session.restore(checkpoint)
             append_timing(run, event="resume", epoch=session.position.epoch + 1, step=session.position.step)
         else:
+            session.begin()
             append_timing(run, event="start")
         _require_room(session)
         yield _will(session, resolved, checkpoint)
@@ -305,6 +306,7 @@ def _require_room(session: Session) -> None:
 def _found(prepared: Prepared) -> Found:
     manifest, dataset = prepared.dataset.manifest, prepared.dataset
     kept = [sample for sample in manifest.samples if sample.verdict == "ok"]
+    counts = Counter(sample.label for sample in kept)
     return Found(
         name=manifest.name,
         location=manifest.location,
@@ -313,7 +315,7 @@ def _found(prepared: Prepared) -> Found:
         classes=manifest.classes,
         splits={s: n for s in ("train", "val", "test") if (n := len(dataset.split_rows(s)))},
         split_rule=manifest.split_rule,
-        counts=dict(Counter(str(sample.label) for sample in kept)),
+        counts={name: counts[name] for name in manifest.classes},
         left_out=tuple((s.path, s.verdict) for s in manifest.samples if s.verdict != "ok"),
         ignored=len(manifest.ignored),
         warnings=tuple(manifest.warnings),

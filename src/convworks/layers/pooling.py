@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Subsampling(nn.Module):
-    """The S layers of LeNet-5: the sum of each 2x2 block times a trainable coefficient, plus a trainable bias.
+    """The S layers of LeNet-5: the sum of each 2x2 block, times a trainable coefficient, plus a bias.
 
     (N, C, H, W) -> (N, C, H/2, W/2), blocks do not overlap. There is one coefficient and one bias for each
     map, 2C parameters. The squashing function that follows in the paper is a layer of its own here. A new

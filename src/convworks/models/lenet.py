@@ -14,9 +14,9 @@ Deviations of `lenet5`:
   are rows of a Hadamard matrix, an error-correcting code as the paper suggests;
 - `output="linear"` is not in the paper: a trained layer in place of the fixed codes, 60,850 parameters.
 
-Deviations of `lenet5_modern` (61,706 parameters at 28x28, the form that most libraries call LeNet-5): ReLU for
-the squashing function, maximum pooling without parameters for S2 and S4, C3 connected to all maps, a linear
-output, padding of 2 in C1 for 28x28 images, and torch's own initial weights.
+Deviations of `lenet5_modern` (61,706 parameters at 28x28, the form that most libraries call LeNet-5):
+ReLU for the squashing function, maximum pooling without parameters for S2 and S4, C3 connected to all maps,
+a linear output, padding of 2 in C1 for 28x28 images, and torch's own initial weights.
 """
 
 from __future__ import annotations
@@ -86,19 +86,19 @@ def hadamard_codes(count: int) -> Tensor:
 class LeNet5(nn.Sequential):
     """The network of Figure 2; its children are the paper's layers, each with its squashing function."""
 
-    def __init__(self, *, num_classes: int, in_channels: int, s4_size: tuple[int, int], output: str) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int, output: str) -> None:
         final: nn.Module
         if output == "rbf":
             final = RBFOutput(digit_codes() if num_classes == 10 else hadamard_codes(num_classes))
         else:
             final = nn.Linear(84, num_classes)
         super().__init__(
-            OrderedDict(  # at 32x32:
+            OrderedDict(
                 c1=stage(conv=nn.Conv2d(in_channels, 6, 5), squash=ScaledTanh()),  # (N, 6, 28, 28)
                 s2=stage(pool=Subsampling(6), squash=ScaledTanh()),  # (N, 6, 14, 14)
                 c3=stage(conv=ConnectionTableConv2d(TABLE_I, 5), squash=ScaledTanh()),  # (N, 16, 10, 10)
                 s4=stage(pool=Subsampling(16), squash=ScaledTanh()),  # (N, 16, 5, 5)
-                c5=stage(conv=nn.Conv2d(16, 120, s4_size), squash=ScaledTanh()),  # (N, 120, 1, 1)
+                c5=stage(conv=nn.Conv2d(16, 120, 5), squash=ScaledTanh()),  # (N, 120, 1, 1)
                 f6=stage(flatten=nn.Flatten(), linear=nn.Linear(120, 84), squash=ScaledTanh()),  # (N, 84)
                 output=final,  # (N, K)
             )
@@ -129,23 +129,23 @@ def lenet5(
     input_size: tuple[int, int] = (32, 32),
     output: Literal["rbf", "linear"] = "rbf",
 ) -> LeNet5:
-    """LeNet-5 as published. Heights and widths are 16, 20, 24, 28, 32, ...: C5 sees the whole of S4.
+    """LeNet-5 as published, for images of 32x32 pixels.
 
     Raises U122 for another size, U123 for another output and for more than 168 classes with the RBF output.
     """
-    if any(side < 16 or side % 4 for side in input_size):
+    if input_size != (32, 32):
         raise misfit(
             "lenet5",
             input_size,
-            why="two 5x5 convolutions without padding must each leave maps of even height and width",
-            fits="heights and widths that are multiples of 4 from 16 on; 32x32 is the published size",
+            why="the 5x5 kernels of C5 cover the whole of S4, which has 5x5 units only for 32x32 pixels",
+            fits="32x32, to which training pads or resizes images by itself",
+            size=32,
         )
     if output not in ("rbf", "linear"):
         raise bad_option("lenet5", "output", output, allowed=("rbf", "linear"))
     if output == "rbf" and num_classes > 168:
         raise bad_option("lenet5", "output", f"rbf with {num_classes} classes", allowed=("linear",))
-    s4_size = ((input_size[0] - 12) // 4, (input_size[1] - 12) // 4)
-    return LeNet5(num_classes=num_classes, in_channels=in_channels, s4_size=s4_size, output=output)
+    return LeNet5(num_classes=num_classes, in_channels=in_channels, output=output)
 
 
 def lenet5_modern(
@@ -158,6 +158,7 @@ def lenet5_modern(
             input_size,
             why="C3 and S4 would be left without a pixel",
             fits="12x12 and larger",
+            size=28,
         )
     s4 = 16 * ((input_size[0] // 2 - 4) // 2) * ((input_size[1] // 2 - 4) // 2)
     # ReLU and the maximum commute: after the pooling there are four times fewer units to rectify.

@@ -1,9 +1,9 @@
 """A perceptron with one hidden layer of 128 units, the fully connected baseline for MNIST.
 
-The lectures' example "MLP one hidden layer of 128 dim": 784-128-10 has 101,770 parameters. It sees an image as
-a vector, so that a shifted digit is a new one to it.
+The lectures' example "MLP one hidden layer of 128 dim": 784-128-10 has 101,770 parameters. It sees an image
+as a vector, so that a shifted digit is a new one to it.
 
-Deviations: none (the lectures name neither the activation nor the initial weights: ReLU and torch's own here).
+Deviations: none. (The lectures name neither the activation nor the initial weights: ReLU and torch's own.)
 """
 
 from __future__ import annotations

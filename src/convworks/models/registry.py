@@ -97,15 +97,15 @@ def create(
     )
 
 
-def misfit(name: str, input_size: tuple[int, int], *, why: str, fits: str) -> ConvworksError:
-    """U122: the error of a network for an input size that it cannot take."""
+def misfit(name: str, input_size: tuple[int, int], *, why: str, fits: str, size: int) -> ConvworksError:
+    """U122: the error of a network for an input size that it cannot take; `size` is one that it can."""
     height, width = input_size
     return ConvworksError(
         "U122",
         f"{name} cannot take images of {height}x{width} pixels",
         where=f"what fits: {fits}",
         why=why,
-        try_=f"convworks show {name}",
+        try_=f"convworks train DATA --model {name} --size {size}",
     )
 
 
@@ -115,7 +115,7 @@ def bad_option(name: str, option: str, value: object, *, allowed: tuple[str, ...
         "U123",
         f"option '{option}' of {name} cannot be {value!r}",
         where=f"allowed: {', '.join(allowed)}",
-        try_=f"convworks show {name}",
+        try_=f"convworks train DATA --model {name} --set model_options.{option}={allowed[0]}",
     )
 
 

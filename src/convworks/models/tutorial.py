@@ -1,7 +1,7 @@
 """The convolutional network of the PyTorch tutorials for MNIST, which the lectures show layer by layer.
 
-From the `basic MNIST` example of the PyTorch project, 2017: a 5x5 convolution to 10 maps, 2x2 maximum pooling,
-a 5x5 convolution to 20 maps, dropout of whole maps, pooling, 320 units flattened, 50, dropout, 10.
+From the `basic MNIST` example of the PyTorch project, 2017: a 5x5 convolution to 10 maps, 2x2 maximum
+pooling, a 5x5 convolution to 20 maps, dropout of whole maps, pooling, 320 units flattened, 50, dropout, 10.
 21,840 parameters at 28x28 with one channel.
 
 Deviations: the network ends in logits; the log-softmax of the example is part of the loss here.
@@ -25,6 +25,7 @@ def tutorial_cnn(
             input_size,
             why="two 5x5 convolutions without padding and two poolings would leave no pixel",
             fits="16x16 and larger",
+            size=28,
         )
     height, width = (((side - 4) // 2 - 4) // 2 for side in input_size)
     return stage(  # at 28x28:

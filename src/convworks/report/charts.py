@@ -196,6 +196,7 @@ class Plot:
 
         axes = self._axes
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(left=0)
         axes.set_xlabel(self._axis.unit, color=MUTED, fontsize=9)
         axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
         axes.grid(True, color=RULE, linewidth=0.6)

@@ -71,7 +71,7 @@ def _class_notes(metrics: Metrics, *, where: str) -> list[str]:
         )
     absent = [each.name for each in metrics.classes if each.n == 0]
     if absent:
-        notes.append(f"No {where} image of {listing(absent)}: nothing is known about it.")
+        notes.append(f"There is no {where} image of {listing(absent)}, so nothing is known there.")
     never = [each.name for each in metrics.classes if each.n and each.precision is None]
     if never:
         notes.append(f"Never answered: {listing(never)}.")

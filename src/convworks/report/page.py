@@ -6,7 +6,7 @@ which shows control characters as escapes, and the template engine's HTML escapi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from convworks.report.tables import (
     plan_table,
     settings,
 )
-from convworks.report.text import count, interval, printable, share, weakest, weakest_sentence
+from convworks.report.text import count, interval, printable, share, weakest, weakest_words
 
 LARGEST = 5_000_000  # bytes of a report
 
@@ -51,9 +51,9 @@ AMOUNTS = (Amount(40, 400), Amount(40, 40), Amount(20, 20), Amount(0, 40), Amoun
 def write_report(run: Path, *, thumbnail: Thumbnail | None = None) -> Path:
     """Write `report.html` into a run folder and return its path.
 
-    `thumbnail` gives the pixels (H, W, 1 or 3) of a path of the manifest, or None where there are none; without
-    it the report has no pictures. What the run does not have yet is left out. Raises A401, A410, A411, A460,
-    A462 or A463 where the folder is damaged, and OSError where the report cannot be written.
+    `thumbnail` gives the pixels (H, W, 1 or 3) of a path of the manifest, or None where there are none;
+    without it the report has no pictures. What the run does not have yet is left out. Raises A401, A410,
+    A440-A442, A460, A462 or A463 where the folder is damaged, and OSError where the report cannot be written.
     """
     record = read_run(run)
     path = record.path / "report.html"
@@ -90,7 +90,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"share": share, "interval": interval, "cut": _cut, "safe_svg": Markup}
+    environment.filters |= {"share": share, "interval": interval, "cut": _cut}
     environment.globals["count"] = count
     return environment
 
@@ -105,7 +105,9 @@ def _cut(text: str, limit: int = 80) -> str:
 
 def _reduced(wrong: list[Mistake], amount: Amount) -> list[Mistake]:
     kept = wrong[: amount.listed]
-    return [each if place < amount.pictures else replace(each, picture=None) for place, each in enumerate(kept)]
+    return [
+        each if place < amount.pictures else replace(each, picture=None) for place, each in enumerate(kept)
+    ]
 
 
 def _context(run: RunRecord, evaluation: Evaluation | None) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _context(run: RunRecord, evaluation: Evaluation | None) -> dict[str, Any]:
     return {
         "title": run.name,
         "lead": _lead(run),
-        "score": _score(evaluation, kept) if evaluation else None,
+        "score": _score(evaluation, run) if evaluation else None,
         "others": [(split_name(each.split), each.metrics) for each in run.evaluations[1:]],
         "so_far": _so_far(run),
         "notes": _notes(run, evaluation, kept),
@@ -137,28 +139,35 @@ def _lead(run: RunRecord) -> list[str]:
     return parts
 
 
-def _score(evaluation: Evaluation, kept: EpochRecord | None) -> dict[str, Any]:
+def _score(evaluation: Evaluation, run: RunRecord) -> dict[str, Any]:
     """The result in numbers, for the head of the page."""
-    metrics = evaluation.metrics
-    train = kept.train_accuracy if kept else None
+    metrics, place = evaluation.metrics, run.kept_epoch
+    train = None if place is None else run.epochs[place].train_accuracy
+    weights = "averaged weights" if evaluation.weights == "ema" else "weights"
+    after = "" if place is None else f" after epoch {place + 1} of {len(run.epochs)}"
     return {
         "metrics": metrics,
         "split": split_name(evaluation.split),
-        "weights": {"ema": "averaged weights", "raw": ""}.get(evaluation.weights, evaluation.weights),
+        "weights": f"the {weights}{after}",
         "train_accuracy": train,
         "gap": None if train is None else train - metrics.top1,
         "weakest": weakest(metrics),
-        "sentence": _sentence(weakest_sentence(metrics)),
+        "sentence": _sentence(metrics),
     }
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _sentence(metrics: Metrics) -> str:
+    worst = weakest_words(metrics)
+    return "The weakest class is {}: {}.".format(*worst) if worst else "Every image was answered rightly."
 
 
 def _so_far(run: RunRecord) -> str:
     """What is known of a run that was not evaluated yet."""
-    known = [(each.val_accuracy, place) for place, each in enumerate(run.epochs, 1) if each.val_accuracy is not None]
+    known = [
+        (each.val_accuracy, place)
+        for place, each in enumerate(run.epochs, 1)
+        if each.val_accuracy is not None
+    ]
     if not known:
         return f"{count(len(run.epochs), 'epoch')} done, not evaluated yet."
     accuracy, place = max(known, key=lambda each: each[0])
@@ -181,7 +190,7 @@ def _notes(run: RunRecord, evaluation: Evaluation | None, kept: EpochRecord | No
     epochs, finished = run.recipe.get("epochs"), (run.path / "finished.json").is_file()
     open_ended = finished or run.recipe.get("early_stopping") is not None
     planned = epochs if isinstance(epochs, int) and not open_ended else None
-    return notes + training_notes(run.epochs, planned=planned, run=str(run.path))
+    return notes + training_notes(run.epochs, planned=planned, run=shlex.quote(str(run.path)))
 
 
 def _errors(evaluation: Evaluation | None, wrong: list[Mistake]) -> dict[str, Any]:

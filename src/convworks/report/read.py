@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,21 @@ class RunRecord:
 
     @property
     def kept_epoch(self) -> int | None:
-        """Place, from 0, of the epoch whose weights became the model: the last one marked as best."""
-        best = [place for place, each in enumerate(self.epochs) if each.best]
-        if self.recipe.get("keep") == "last" or not best:
-            return len(self.epochs) - 1 if self.epochs else None
-        return best[-1]
+        """Place, from 0, of the epoch whose weights were kept: the evaluated one, or the last best one."""
+        evaluated = self.evaluations[0].epoch if self.evaluations else None
+        places: Sequence[int] = range(len(self.epochs))
+        if evaluated is not None:
+            places = [place for place in places if self.epochs[place].epoch == evaluated]
+        elif self.recipe.get("keep") != "last":
+            places = [place for place in places if self.epochs[place].best]
+        return places[-1] if places else None
 
 
 def read_run(path: Path) -> RunRecord:
     """Read and check a run folder.
 
-    Raises A410 where there is none, A401 and A411 where a file cannot be read, A460 for a damaged evaluation,
-    A462 for a damaged line of a log and A463 where an evaluation does not fit the manifest.
+    Raises A410 where there is none, A401 and A440-A442 where a file cannot be read, A460 for a damaged
+    evaluation, A462 for a damaged line of a log and A463 where an evaluation does not fit the manifest.
     """
     run = open_run(path)
     record = _tree(read_json(run.recipe_file), run.recipe_file)

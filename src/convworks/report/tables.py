@@ -97,9 +97,9 @@ def _sizes(sizes: list[tuple[int, int]]) -> str:
     if not sizes:
         return ""
     if len(set(sizes)) == 1:
-        return f"all {sizes[0][0]} × {sizes[0][1]} pixels"
+        return f"all {sizes[0][0]}×{sizes[0][1]} pixels"
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    low, middle, high = (f"{w} × {h}" for w, h in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
+    low, middle, high = (f"{w}×{h}" for w, h in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
     return f"{low} to {high} pixels, in the middle {middle}"
 
 
@@ -179,18 +179,19 @@ class Setting:
 
     @property
     def chosen(self) -> bool:
+        """Somebody or something set it: it is not simply the default."""
         return self.source not in {"default", ""}
 
 
 def settings(run: RunRecord) -> list[Setting]:
-    """Every value of the recipe with its source, those that somebody or something chose first."""
+    """Every value of the recipe with its source, in the order of the recipe's fields."""
     known = help_lines()
     order = {key: place for place, key in enumerate(known)}
     rows = [
         Setting(key, literal(value), _source(run.sources, key), known.get(key, ("", None))[0])
         for key, value in flatten(run.recipe).items()
     ]
-    return sorted(rows, key=lambda row: (not row.chosen, order.get(row.key, len(order)), row.key))
+    return sorted(rows, key=lambda row: (order.get(row.key, len(order)), row.key))
 
 
 def _source(sources: Mapping[str, Any], key: str) -> str:
@@ -246,13 +247,20 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     weights = run.path / "model" / "weights.safetensors"
     if weights.is_file():
         rows.append((f"model, sha256 of {weights.name}", sha256_file(weights)))
-        rows.append(("size of the model", f"{weights.stat().st_size / 1e6:,.1f} MB"))
+        rows.append(("size of the model", size(weights.stat().st_size)))
     if run.timing is not None:
         sessions = f" in {count(run.timing.sessions, 'session')}" if run.timing.sessions > 1 else ""
         rows.append(("wall clock", duration(run.timing.seconds) + sessions))
         if run.timing.images_per_second is not None:
             rows.append(("training speed", f"{run.timing.images_per_second:,.0f} images/s (median)"))
     return rows
+
+
+def size(bytes_: int) -> str:
+    """'812 bytes', '7.0 kB', '44.7 MB'."""
+    if bytes_ < 1000:
+        return count(bytes_, "byte")
+    return f"{bytes_ / 1e3:,.1f} kB" if bytes_ < 10**6 else f"{bytes_ / 1e6:,.1f} MB"
 
 
 def duration(seconds: float) -> str:

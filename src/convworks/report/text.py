@@ -70,22 +70,24 @@ def verdict(metrics: Metrics) -> list[str]:
     second = f"balanced accuracy {share(metrics.balanced_accuracy)}, loss {metrics.loss:.3f}"
     if metrics.top5 is not None:
         second += f", top-5 accuracy {share(metrics.top5)}"
-    return [first, second, weakest_sentence(metrics)]
+    worst = weakest_words(metrics)
+    third = "weakest {} {}".format(*worst) if worst else f"no mistake in {count(metrics.n, 'image')}"
+    return [first, second, third]
 
 
-def weakest_sentence(metrics: Metrics) -> str:
-    """'weakest tulip 0.58 recall (12 images), often taken for rose'."""
+def weakest_words(metrics: Metrics) -> tuple[str, str] | None:
+    """('tulip', '0.58 recall (12 images), often taken for rose'); None where there is no mistake."""
     worst = weakest(metrics)
     if worst is None or worst.recall is None:
-        return f"no mistake in {count(metrics.n, 'image')}"
-    name = printable(worst.name, limit=60)
-    sentence = f"weakest {name} {share(worst.recall, digits=2)} recall ({count(worst.n, 'image')})"
+        return None
     wrong = taken_for(metrics, worst.name)
     assert wrong is not None, "a recall below one has a mistake"
     mistakes = worst.n - round(worst.recall * worst.n)
-    answer = printable(wrong[0], limit=60)
     if mistakes == 1:
-        return f"{sentence}, once taken for {answer}"
-    if wrong[1] > 1 and wrong[1] >= OFTEN * mistakes:
-        return f"{sentence}, often taken for {answer}"
-    return f"{sentence}, taken for several other classes"
+        how = f"once taken for {printable(wrong[0], limit=60)}"
+    elif wrong[1] > 1 and wrong[1] >= OFTEN * mistakes:
+        how = f"often taken for {printable(wrong[0], limit=60)}"
+    else:
+        how = "taken for several other classes"
+    recall = share(worst.recall, digits=2)
+    return printable(worst.name, limit=60), f"{recall} recall ({count(worst.n, 'image')}), {how}"

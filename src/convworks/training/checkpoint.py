@@ -147,7 +147,7 @@ def load_into(target: Mapping[str, Tensor], source: Mapping[str, Tensor], *, whe
     missing, extra = sorted(target.keys() - source.keys()), sorted(source.keys() - target.keys())
     if missing or extra:
         named = ", ".join((missing or extra)[:3])
-        problem = "lacks" if missing else "has more than this network: "
+        problem = "lacks" if missing else "has more than this network:"
         raise ConvworksError(
             "A405", f"the weights do not fit this network: the file {problem} {named}", where=str(where)
         )

@@ -1,9 +1,9 @@
 """Measure for a few seconds, then choose precision, memory format, threads and batch threads; say why.
 
 A CPU's flags do not tell what is fast on it, so nothing is read from them: every candidate trains a copy of
-the network on a real batch, in turns, and the one with the best median wins. bf16 must win by a margin, because
-its numbers are coarser. The plan is stored in the run, and resuming uses the same one: another number of
-threads would end in other bits.
+the network on a real batch, in turns, and the one with the best median wins. bf16 must win by a margin,
+because its numbers are coarser. The plan is stored in the run, and resuming uses the same one: another number
+of threads would end in other bits.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from convworks.training.loop import Numerics, StepSettings, accumulate_gradients
 
 BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
+MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
 _ROUNDS = 3
 _MIN_STEPS = 2
 
@@ -89,6 +90,11 @@ class Candidate:
     @property
     def name(self) -> str:
         return f"{self.numerics.precision} {self.numerics.memory_format} {self.threads} threads"
+
+
+def measuring_seconds(run_seconds: float) -> float:
+    """How long measuring may take for a run of that length."""
+    return min(LONGEST, max(SHORTEST, MEASURED_SHARE * run_seconds))
 
 
 def usable_cpus() -> int:
@@ -218,9 +224,12 @@ def make_plan(
     threads: int = 0,
     batch_path: str,
     allocator: str,
-    seconds: float = 3.0,
+    steps: int,
 ) -> Plan:
-    """Measure the candidates on one real batch for about `seconds` and choose. `workers` is chosen later."""
+    """Measure the candidates on one real batch and choose. `workers` is chosen later.
+
+    Measuring takes a small share of what the run of `steps` steps will take, and a few seconds at the most.
+    """
     cpus = usable_cpus()
     tried = candidates(
         device=device, precision=precision, memory_format=memory_format, threads=threads, cpus=cpus
@@ -230,10 +239,12 @@ def make_plan(
     if len(tried) == 1:
         chosen, reason = tried[0], f"{tried[0].name}: as asked"
         timer = step_timer(chosen, network, make_optimizer, batch, settings)
-        taken = measure({chosen.name: timer}, seconds=min(seconds, 1.0))
+        taken = measure({chosen.name: timer}, seconds=SHORTEST)
     else:
         timers = {c.name: step_timer(c, network, make_optimizer, batch, settings) for c in tried}
-        taken = measure(timers, seconds=seconds)
+        first = timers[tried[0].name]
+        first()  # the first step allocates
+        taken = measure(timers, seconds=measuring_seconds(first() * steps))
         chosen, reason = choose(tried, taken)
     torch.set_num_threads(threads_before)
     rate = len(batch.y) / taken[chosen.name]

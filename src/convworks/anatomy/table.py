@@ -1,0 +1,81 @@
+"""A trace as text for a terminal of 80 columns, as Markdown, and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from convworks.anatomy.trace import Row, Shape, totals
+
+HEADS = ("layer", "kind", "kernel", "output", "parameters", "MACs")
+_LEFT = 4  # the first four columns are text; the last two are numbers, to the right
+_WIDTH = 80
+_GAP = 2
+
+
+def format_table(rows: Sequence[Row], *, width: int = _WIDTH) -> str:
+    """Aligned plain text, no line longer than `width` where that can be had by cutting the names."""
+    cells = [_cells(row) for row in rows]
+    widths = [max(len(line[c]) for line in [HEADS, *cells]) for c in range(len(HEADS))]
+    for column in (0, 1):  # names are cut at their beginning, kinds at their end
+        excess = sum(widths) + _GAP * (len(widths) - 1) - width
+        widths[column] -= min(max(excess, 0), max(widths[column] - 8, 0))
+    lines = [_line(HEADS, widths)]
+    lines += [_line(line, widths) for line in cells]
+    return "\n".join([*lines, summary(rows)])
+
+
+def format_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table, with the totals as its last row."""
+    total = totals(list(rows))
+    last = ("**total**", "", "", "", f"{total.parameters:,}", f"{total.macs:,}")
+    lines = [HEADS, ("---",) * _LEFT + ("---:",) * (len(HEADS) - _LEFT), *map(_cells, rows), last]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dict for each row, of strings, integers and lists: ready for JSON."""
+    return [
+        {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(row).items()}
+        for row in rows
+    ]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The totals in one line: "60,000 trainable parameters, 840 fixed; 336,024 MACs (672,048 FLOPs)"."""
+    total = totals(list(rows))
+    fixed = f", {total.fixed:,} fixed" if total.fixed else ""
+    macs = f"{total.macs:,} MACs ({2 * total.macs:,} FLOPs)"
+    return f"{total.parameters:,} trainable parameters{fixed}; {macs} per image"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    parameters = f"{row.parameters:,}" + (f" + {row.fixed:,} fixed" if row.fixed else "")
+    if not (row.parameters or row.fixed):
+        parameters = ""
+    output = " x ".join(map(str, row.output)) or "not called"
+    return row.name, row.kind, _kernel(row), output, parameters, f"{row.macs:,}" if row.macs else ""
+
+
+def _kernel(row: Row) -> str:
+    """ "5x5", "3x3/2" with a stride, "3x3/2 p1" with padding, as papers write it."""
+    if not row.kernel:
+        return ""
+    stride = "" if set(row.stride) <= {1} else f"/{_short(row.stride)}"
+    padding = "" if set(row.padding) <= {0} else f" p{_short(row.padding)}"
+    return "x".join(map(str, row.kernel)) + stride + padding
+
+
+def _short(values: Shape) -> str:
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    parts = []
+    for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        text = cell
+        if len(cell) > width:
+            text = "…" + cell[-width + 1 :] if column == 0 else cell[: width - 1] + "…"
+        parts.append(text.ljust(width) if column < _LEFT else text.rjust(width))
+    return (" " * _GAP).join(parts).rstrip()

@@ -1,0 +1,214 @@
+"""What a network is made of: one dry pass with hooks gives every layer's shape, parameters and multiply-adds.
+
+MACs are multiply-adds of one image, biases not counted; papers that write FLOPs often mean these, and twice
+the number counts the multiplication and the addition apart. Activations, normalisation, pooling without
+parameters and additions count as 0, as is usual in papers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+@runtime_checkable
+class Costed(Protocol):
+    """A layer that knows its own cost: it is one row of the table, whatever it is made of."""
+
+    def macs(self, output: Shape) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One layer, in the order of execution. Shapes are those of one image, without the batch axis."""
+
+    name: str  # the path of the module, "conv2_x.0.conv1"
+    kind: str  # the class, "Conv2d"
+    kernel: Shape = ()
+    stride: Shape = ()
+    padding: Shape = ()
+    output: Shape = ()  # (C, H, W) or (F,); empty for a module that the pass did not reach
+    parameters: int = 0  # trained
+    fixed: int = 0  # held by the layer and not trained: frozen parameters, RBF codes
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all rows."""
+
+    parameters: int
+    fixed: int
+    macs: int
+
+
+def totals(rows: list[Row]) -> Totals:
+    return Totals(
+        parameters=sum(row.parameters for row in rows),
+        fixed=sum(row.fixed for row in rows),
+        macs=sum(row.macs for row in rows),
+    )
+
+
+def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> list[Row]:
+    """Rows of all leaf modules and own layers for one image of (C, H, W).
+
+    The pass runs in evaluation mode without gradients on zeros; training flags come back as they were, no
+    hook stays, and neither buffers nor the random generator change. A module that is called twice has two
+    rows, and its parameters count in the first. One that holds parameters and is not called has a row
+    without an output. What is not a module, such as the addition of a shortcut, has no row.
+    """
+    rows: list[Row] = []
+    counted: set[int] = set()
+    layers = dict(_layers(module))
+
+    def hook(layer: nn.Module, name: str, output: Any) -> None:
+        rows.append(_row(name, layer, _shape(output), counted))
+
+    with _evaluation(module), _hooks(layers, hook), torch.no_grad():
+        module(_zeros(module, input_shape))
+    for name, layer in module.named_modules():
+        left = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
+        if left:
+            rows.append(_row(name or type(layer).__name__, layer, (), counted))
+    return rows
+
+
+def stages(rows: list[Row]) -> list[Row]:
+    """The rows summed over the children of the network, which are the stages that its paper names.
+
+    Kind, kernel, stride and padding are those of the one layer of a stage that does the multiply-adds, or has
+    a kernel, or parameters; a stage with several of them is "N layers".
+    """
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row.name.split(".")[0], []).append(row)
+    result = []
+    for name, parts in grouped.items():
+        main = (
+            [row for row in parts if row.macs]
+            or [row for row in parts if row.kernel]
+            or [row for row in parts if row.parameters or row.fixed]
+            or parts
+        )
+        single = main[0] if len(main) == 1 else None
+        total = totals(parts)
+        result.append(
+            Row(
+                name=name,
+                kind=single.kind if single else f"{len(parts)} layers",
+                kernel=single.kernel if single else (),
+                stride=single.stride if single else (),
+                padding=single.padding if single else (),
+                output=next((row.output for row in reversed(parts) if row.output), ()),
+                parameters=total.parameters,
+                fixed=total.fixed,
+                macs=total.macs,
+            )
+        )
+    return result
+
+
+def _layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Leaf modules and those with a cost of their own, by path; a module under two names comes once."""
+    seen: set[int] = set()
+
+    def walk(layer: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        children = list(layer.named_children())
+        if isinstance(layer, Costed) or not children:
+            yield path or type(layer).__name__, layer
+            return
+        for child_name, child in children:
+            yield from walk(child, f"{path}.{child_name}" if path else child_name)
+
+    yield from walk(module, name)
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and then every module's own flag again."""
+    flags = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, flag in flags:
+            layer.training = flag
+
+
+@contextmanager
+def _hooks(layers: dict[str, nn.Module], hook: Any) -> Iterator[None]:
+    handles = [
+        layer.register_forward_hook(lambda m, _, output, name=name: hook(m, name, output))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _zeros(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, H, W) of zeros where and as the network's first parameter is."""
+    first = next(module.parameters(), None)
+    if first is None:
+        return torch.zeros(1, *shape)
+    return torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
+
+
+def _shape(output: Any) -> Shape:
+    """The shape of an output without the batch axis; of the first tensor where there are several."""
+    while isinstance(output, (tuple, list)):
+        output = output[0]
+    return tuple(output.shape[1:])
+
+
+def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
+    own = list(layer.parameters(recurse=isinstance(layer, Costed)))
+    new = [p for p in own if id(p) not in counted]
+    held = getattr(layer, "fixed_parameters", 0) if id(layer) not in counted else 0
+    counted.update(id(part) for part in (layer, *new))
+    trained = sum(p.numel() for p in new if p.requires_grad)
+    frozen = sum(p.numel() for p in new if not p.requires_grad)
+    return Row(
+        name=name,
+        kind=type(layer).__name__,
+        kernel=_pair(getattr(layer, "kernel_size", ())),
+        stride=_pair(getattr(layer, "stride", ())),
+        padding=_pair(getattr(layer, "padding", ())),
+        output=output,
+        parameters=trained,
+        fixed=frozen + held,
+        macs=_macs(layer, output) if output else 0,
+    )
+
+
+def _pair(value: Any) -> Shape:
+    """torch keeps 2 or (2, 2); "same" padding is a string, which has no numbers."""
+    if isinstance(value, int):
+        return (value, value)
+    return tuple(value) if isinstance(value, (tuple, list)) else ()
+
+
+def _macs(layer: nn.Module, output: Shape) -> int:
+    """Multiply-adds of one image: outputs times the inputs that each of them has."""
+    if isinstance(layer, Costed):
+        return layer.macs(output)
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+        return math.prod(output) * fan_in
+    if isinstance(layer, nn.Linear):
+        return math.prod(output) * layer.in_features
+    return 0

@@ -1,0 +1,314 @@
+"""The Python door to the flows: `import convworks as cw`.
+
+    run = cw.train("photos/", model="fastnet", epochs=10)
+    run.best.accuracy, run.path
+    cw.load(run.path).predict(["a.jpg"])
+
+Everything here is a few lines over the flows; nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+
+from convworks.bundle import load_bundle
+from convworks.data.augment import Augment, augment
+from convworks.data.dataset import Dataset
+from convworks.data.manifest import Manifest
+from convworks.data.preprocess import Preprocess
+from convworks.durable import read_json
+from convworks.errors import ConvworksError
+from convworks.evaluation.metrics import Metrics
+from convworks.flows.evaluate import EvaluateRequest, Evaluation
+from convworks.flows.evaluate import evaluate as evaluate_flow
+from convworks.flows.events import Event, Stopped
+from convworks.flows.predict import Predictor, load
+from convworks.flows.prepare import (
+    DataRequest,
+    Prepared,
+    optimizer_for,
+    prepare_data,
+    step_settings,
+    training_loader,
+)
+from convworks.flows.train import ResumeRequest, TrainRequest
+from convworks.flows.train import resume as resume_flow
+from convworks.flows.train import train as train_flow
+from convworks.recipes.defaults import recipe, recipe_for
+from convworks.recipes.recipe import AugmentSpec, Recipe
+from convworks.recipes.resolve import Resolved, resolve
+from convworks.training.loop import Numerics, Position, Step, train_epoch
+from convworks.training.schedule import make_schedule
+
+__all__ = ["Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
+
+_SHORT = {"lr": "optimizer.lr", "momentum": "optimizer.momentum", "weight_decay": "optimizer.weight_decay"}
+
+
+def default_cache() -> Path:
+    """Where decoded images and downloads are kept: the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "convworks"
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The kept epoch's result."""
+
+    accuracy: float
+    ci95: tuple[float, float]
+    balanced_accuracy: float
+    split: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished run folder."""
+
+    path: Path
+
+    @property
+    def best(self) -> Best:
+        """Result of the kept weights, on test images where there were some, else on validation images."""
+        info = load_bundle(self.path).info
+        metrics = Metrics.from_dict(info["metrics"])
+        return Best(metrics.top1, metrics.top1_ci, metrics.balanced_accuracy, info["split"], info["epoch"])
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(self.path / "recipe.json")["recipe"]
+        return found
+
+    def load(self) -> Predictor:
+        return load(self.path)
+
+    def evaluate(self, data: str | Path, *, split: str | None = None, **options: Any) -> Evaluation:
+        """Metrics on labelled data; classes are matched by name. `options` are those of EvaluateRequest."""
+        request = DataRequest(location=str(data), cache=default_cache())
+        return evaluate_flow(EvaluateRequest(model=self.path, data=request, split=split, **options))
+
+
+def _resolved(*, model: str | None, named: str | Recipe | None, settings: Mapping[str, Any]) -> Resolved:
+    if isinstance(named, Recipe):
+        base_name, base = "given", named
+    elif named is not None:
+        base_name, base = named, recipe(named)
+    else:
+        base_name, base = recipe_for(model or "fastnet")
+    values = {_SHORT.get(key, key.replace("__", ".")): value for key, value in settings.items()}
+    if model is not None:
+        values["model"] = model
+    return resolve(base=base, base_name=base_name, flags=values)
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    recipe: str | Recipe | None = None,
+    out: str | Path = "runs",
+    name: str | None = None,
+    cache: str | Path | None = None,
+    data_root: str | Path | None = None,
+    fresh: bool = False,
+    **settings: Any,
+) -> TrainedRun:
+    """Train on a folder of class folders, an archive, a CSV file or a named data set.
+
+    `settings` are those of a recipe: epochs=5, lr=0.1, augment__flip=True. A stopped run with the same
+    settings is continued. Returns the finished run. Raises ConvworksError.
+    """
+    request = TrainRequest(
+        data=DataRequest(
+            location=str(data),
+            cache=Path(cache) if cache is not None else default_cache(),
+            data_root=Path(data_root) if data_root is not None else None,
+        ),
+        resolved=_resolved(model=model, named=recipe, settings=settings),
+        out=Path(out),
+        name=name,
+        fresh=fresh,
+    )
+    return TrainedRun(_last_run(train_flow(request)))
+
+
+def resume(run: str | Path, *, cache: str | Path | None = None) -> TrainedRun:
+    """Continue a stopped run; it ends with the same bits as one that was never stopped."""
+    where = Path(cache) if cache is not None else default_cache()
+    for _ in resume_flow(ResumeRequest(run=Path(run), cache=where)):
+        pass
+    return TrainedRun(Path(run))
+
+
+def _last_run(events: Iterator[Event]) -> Path:
+    path: Path | None = None
+    for event in events:
+        path = getattr(event, "run", path)
+        if isinstance(event, Stopped):
+            raise ConvworksError(
+                "R530", f"the run {event.run} was stopped", try_=f"convworks resume {event.run}"
+            )
+    assert path is not None
+    return path
+
+
+class _Part(TorchDataset[tuple[Tensor, int]]):
+    """One split as an ordinary torch Dataset: (x, y) with x float (C, H, W), without augmentation."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, rows: NDArray[np.int64], preprocess: Preprocess
+    ) -> None:
+        self.images, self.labels, self.rows, self.preprocess = images, labels, rows, preprocess
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = int(self.rows[range(len(self.rows))[index]])
+        x = self.preprocess.to_input(
+            self.images[row : row + 1],
+            dtype=torch.float32,
+            memory_format=torch.contiguous_format,
+            device="cpu",
+        )
+        return x[0], int(self.labels[row])
+
+
+class Data:
+    """Decoded, split and normalised images, for loops of your own."""
+
+    def __init__(self, prepared: Prepared, recipe: Recipe) -> None:
+        self._prepared, self._recipe = prepared, recipe
+
+    @classmethod
+    def from_folder(
+        cls,
+        location: str | Path,
+        *,
+        size: int | None = None,
+        cache: str | Path | None = None,
+        **settings: Any,
+    ) -> Data:
+        """Open anything that `train` takes. Raises D-errors as it does."""
+        values = {"seed": 0, **settings, **({"size": size} if size is not None else {})}
+        resolved = _resolved(model=None, named=None, settings=values)
+        where = Path(cache) if cache is not None else default_cache()
+        request = DataRequest(location=str(location), cache=where)
+        prepared = prepare_data(
+            request, resolved.recipe, expected=None, geometry=None, should_stop=lambda: False
+        )
+        return cls(prepared, resolved.recipe)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._prepared.dataset.classes
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._prepared.dataset.manifest
+
+    @property
+    def dataset(self) -> Dataset:
+        return self._prepared.dataset
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._prepared.preprocess
+
+    def _part(self, split: str) -> _Part:
+        dataset = self._prepared.dataset
+        return _Part(dataset.images, dataset.labels, dataset.split_rows(split), self.preprocess)
+
+    @property
+    def train(self) -> TorchDataset[tuple[Tensor, int]]:
+        return self._part("train")
+
+    @property
+    def val(self) -> TorchDataset[tuple[Tensor, int]]:
+        return self._part("val")
+
+    @property
+    def test(self) -> TorchDataset[tuple[Tensor, int]]:
+        return self._part("test")
+
+    def loader(
+        self, *, batch: int = 128, epoch: int = 0, workers: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented training batches (x, y) of one epoch: a function of (seed, epoch, image)."""
+        import dataclasses
+
+        recipe = dataclasses.replace(self._recipe, batch=batch)
+        loader = training_loader(self._prepared, recipe, numerics=Numerics(), workers=workers)
+        return ((each.x, each.y) for each in loader.epoch(epoch))
+
+    def show_batch(self, *, count: int = 36, epoch: int = 0, policy: AugmentSpec | None = None) -> Any:
+        """A PIL image: `count` training images as the network sees them, augmented."""
+        from PIL import Image
+
+        dataset, geometry = self._prepared.dataset, self._prepared.dataset.geometry
+        rows = dataset.split_rows("train")[:count]
+        spec = policy or self._recipe.augment
+        pixels = augment(
+            dataset.images[torch.from_numpy(rows)],
+            Augment(spec.shift, spec.flip, spec.rotate, spec.scale, spec.shear),
+            seed=self._recipe.seed,
+            epoch=epoch,
+            indices=rows,
+            height=geometry.height,
+            width=geometry.width,
+            fill=geometry.fill,
+        ).numpy()
+        across = int(np.ceil(np.sqrt(len(pixels))))
+        down = -(-len(pixels) // across)
+        sheet = np.full((down * geometry.height, across * geometry.width, geometry.channels), 255, np.uint8)
+        for place, image in enumerate(pixels):
+            y, x = place // across * geometry.height, place % across * geometry.width
+            sheet[y : y + geometry.height, x : x + geometry.width] = image
+        return Image.fromarray(sheet if geometry.channels == 3 else sheet[:, :, 0])
+
+
+def fit(
+    network: nn.Module, data: Data, recipe: Recipe, *, numerics: Numerics | None = None
+) -> Iterator[Step]:
+    """Train your own network with our pieces: one yield after every optimizer step, and the loop is yours."""
+    numerics = numerics or Numerics()
+    loader = training_loader(data._prepared, recipe, numerics=numerics, workers=max(recipe.workers, 0))
+    labels = data.dataset.labels[torch.from_numpy(data.dataset.split_rows("train"))]
+    settings = step_settings(recipe, labels, len(data.classes), numerics.device)
+    optimizer = optimizer_for(recipe, network)
+    spec = recipe.schedule
+    schedule = make_schedule(
+        spec.name,
+        total_steps=recipe.epochs * loader.steps,
+        warmup=spec.warmup,
+        milestones=spec.milestones,
+        factor=spec.factor,
+        final=spec.final,
+    )
+    position = Position()
+    while position.epoch < recipe.epochs:
+        yield from train_epoch(
+            network,
+            loader,
+            optimizer,
+            position=position,
+            schedule=schedule,
+            settings=settings,
+            numerics=numerics,
+        )
+        position.next_epoch()

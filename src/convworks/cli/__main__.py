@@ -1,0 +1,7 @@
+"""`python -m convworks.cli`."""
+
+import sys
+
+from convworks.cli import main
+
+sys.exit(main())

@@ -1,0 +1,175 @@
+"""One battery over every registered network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from convworks import anatomy, models
+from convworks.errors import ConvworksError
+from tests.papers import facts
+
+SIZES = [(16, 16), (20, 24), (28, 28), (32, 32), (33, 33), (40, 32)]
+every_model = pytest.mark.parametrize("name", models.names())
+
+
+def build(
+    name: str, *, seed: int = 0, num_classes: int = 10, **arguments: int | tuple[int, int]
+) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.create(name, num_classes=num_classes, **arguments)  # type: ignore[arg-type]
+
+
+def images(name: str, count: int, *, seed: int = 1) -> Tensor:
+    row = models.info(name)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, row.in_channels, *row.input_size, generator=generator)
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, *, seed: int = 2) -> float:
+    """One optimizer step in training mode; dropout draws the same masks in each."""
+    torch.manual_seed(seed)
+    loss = F.cross_entropy(net(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@every_model
+def test_the_paper_counts_parameters_and_multiply_adds(name: str) -> None:
+    fact = facts.NETWORKS[name]
+    rows = anatomy.trace(build(name), fact.input_shape)
+    computed = {row.name: facts.Layer(row.output, row.parameters, row.macs) for row in anatomy.stages(rows)}
+    assert computed == fact.stages
+    assert anatomy.totals(rows).parameters == fact.parameters
+    assert sum(p.numel() for p in build(name).parameters()) == fact.parameters
+
+
+@every_model
+@pytest.mark.parametrize(("num_classes", "in_channels"), [(2, 3), (10, 1), (100, 3)])
+def test_classes_and_channels(name: str, num_classes: int, in_channels: int) -> None:
+    net = build(name, num_classes=num_classes, in_channels=in_channels)
+    x = torch.zeros(2, in_channels, *models.info(name).input_size)
+    assert net(x).shape == (2, num_classes)
+
+
+@every_model
+def test_a_size_fits_or_is_refused_when_built(name: str) -> None:
+    fitting = []
+    for size in SIZES:
+        try:
+            net = build(name, input_size=size)
+        except ConvworksError as refusal:
+            assert refusal.code == "U122"
+            continue
+        assert net(torch.zeros(2, models.info(name).in_channels, *size)).shape == (2, 10)
+        fitting.append(size)
+    assert models.info(name).input_size in fitting
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    net = build(name)
+    F.cross_entropy(net(images(name, 16)), torch.arange(16) % 10).backward()
+    without = [key for key, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@every_model
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    first, same, other = (build(name, seed=seed).state_dict() for seed in (5, 5, 6))
+    torch.testing.assert_close(first, same, rtol=0, atol=0)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(first, other)
+
+
+@every_model
+def test_evaluation_is_deterministic_and_does_not_see_the_neighbours(name: str) -> None:
+    net = build(name).eval()
+    x = images(name, 6)
+    with torch.no_grad():
+        together = net(x)
+        torch.testing.assert_close(net(x), together, rtol=0, atol=0)
+        torch.testing.assert_close(torch.cat([net(x[i : i + 1]) for i in range(6)]), together)
+        torch.testing.assert_close(net(x.flip(0)).flip(0), together)
+
+
+@every_model
+def test_evaluation_leaves_the_random_generator_and_the_buffers(name: str) -> None:
+    net = build(name).eval()
+    state, buffers = torch.get_rng_state(), copy.deepcopy(dict(net.named_buffers()))
+    net(images(name, 2))
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+    torch.testing.assert_close(dict(net.named_buffers()), buffers, rtol=0, atol=0)
+
+
+@every_model
+def test_weights_go_through_safetensors_to_the_bit(name: str) -> None:
+    net, other = build(name, seed=0), build(name, seed=1).eval()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001)
+    step(net, optimizer, images(name, 4), torch.arange(4))  # running statistics move too
+    other.load_state_dict(load(save(net.state_dict())))
+    x = images(name, 3)
+    torch.testing.assert_close(other(x), net.eval()(x), rtol=0, atol=0)
+
+
+@every_model
+def test_a_copy_shares_nothing(name: str) -> None:
+    net = build(name).eval()
+    x = images(name, 2)
+    twin, before = copy.deepcopy(net), net(x).detach()
+    torch.testing.assert_close(twin(x).detach(), before, rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(net(x).detach(), before, rtol=0, atol=0)
+
+
+@every_model
+def test_channels_last_gives_the_same_logits_and_gradients(name: str) -> None:
+    x, y = images(name, 4), torch.arange(4)
+    plain, last = build(name), build(name).to(memory_format=torch.channels_last)
+    results = []
+    for net, batch in ((plain, x), (last, x.to(memory_format=torch.channels_last))):
+        torch.manual_seed(0)
+        logits = net(batch)
+        F.cross_entropy(logits, y).backward()
+        results.append((logits.detach(), [p.grad for p in net.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_bfloat16_autocast_is_near_float32(name: str) -> None:
+    net = build(name).eval()
+    x = images(name, 8)
+    with torch.no_grad():
+        exact = net(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = net(x).float()
+    # bfloat16 has 8 bits of mantissa; errors of some layers add up
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.05 * exact.std().item())
+
+
+@every_model
+def test_one_step_lowers_the_loss(name: str) -> None:
+    net = build(name)
+    x, y = images(name, 16), torch.arange(16) % 10
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    before = step(net, optimizer, x, y)
+    assert step(net, optimizer, x, y) < before
+
+
+@every_model
+def test_it_learns_eight_images_by_heart(name: str) -> None:
+    net = build(name)
+    x, y = images(name, 8), torch.arange(8)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for seed in range(120):
+        step(net, optimizer, x, y, seed=seed)
+    assert net.eval()(x).argmax(dim=1).tolist() == y.tolist()
