@@ -26,22 +26,26 @@ ROWS = [
 
 def test_lenet_as_text() -> None:
     assert format_table(stages(trace(models.lenet5(), (1, 32, 32)))) == (
-        "layer   kind                   kernel  output           parameters     MACs\n"
-        "c1      Conv2d                 5x5     6 x 28 x 28             156  117,600\n"
-        "s2      Subsampling            2x2/2   6 x 14 x 14              12    4,704\n"
-        "c3      ConnectionTableConv2d  5x5     16 x 10 x 10          1,516  150,000\n"
-        "s4      Subsampling            2x2/2   16 x 5 x 5               32    1,600\n"
-        "c5      Conv2d                 5x5     120 x 1 x 1          48,120   48,000\n"
-        "f6      Linear                         84                   10,164   10,080\n"
-        "output  RBFOutput                      10            0 + 840 fixed      840\n"
-        "60,000 trainable parameters, 840 fixed; 332,824 MACs (665,648 FLOPs) per image"
+        "layer   kind                   kernel  output        parameters     MACs\n"
+        "c1      Conv2d                 5x5     6 x 28 x 28          156  117,600\n"
+        "s2      Subsampling            2x2/2   6 x 14 x 14           12    4,704\n"
+        "c3      ConnectionTableConv2d  5x5     16 x 10 x 10       1,516  150,000\n"
+        "s4      Subsampling            2x2/2   16 x 5 x 5            32    1,600\n"
+        "c5      Conv2d                 5x5     120 x 1 x 1       48,120   48,000\n"
+        "f6      Linear                         84                10,164   10,080\n"
+        "output  RBFOutput                      10             840 fixed      840\n"
+        "60,000 trainable parameters, 840 fixed\n"
+        "332,824 MACs (665,648 FLOPs) per image"
     )
 
 
 def test_kernels_strides_and_padding_in_words() -> None:
-    assert [line.split("  ")[2].strip() for line in format_table(ROWS).splitlines()[1:2]] == ["7x7/2 p3"]
-    assert "3x2/2x1 p1x0" in format_table(ROWS)
-    assert "not called" in format_table(ROWS).splitlines()[4]
+    assert format_table(ROWS).splitlines()[1:-2] == [
+        "conv1  Conv2d     7x7/2 p3      64 x 112 x 112       9,408  118,013,952",
+        "pool   MaxPool2d  3x2/2x1 p1x0  64 x 56 x 56",
+        "head   RBFOutput                10               840 fixed          840",
+        "aux    Linear                   not called               5",
+    ]
 
 
 def test_no_line_passes_80_columns() -> None:
@@ -68,7 +72,7 @@ def test_markdown() -> None:
         "| --- | --- | --- | --- | ---: | ---: |\n"
         "| conv1 | Conv2d | 7x7/2 p3 | 64 x 112 x 112 | 9,408 | 118,013,952 |\n"
         "| pool | MaxPool2d | 3x2/2x1 p1x0 | 64 x 56 x 56 |  |  |\n"
-        "| head | RBFOutput |  | 10 | 0 + 840 fixed | 840 |\n"
+        "| head | RBFOutput |  | 10 | 840 fixed | 840 |\n"
         "| aux | Linear |  | not called | 5 |  |\n"
         "| **total** |  |  |  | 9,413 | 118,014,792 |"
     )

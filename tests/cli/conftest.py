@@ -12,6 +12,12 @@ from convworks.cli import main
 from tests.cli.helpers import photos
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash file, where there is one, stays out of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos/ and runs/photos-mlp128-01, made by the command line itself."""
@@ -30,6 +36,8 @@ def world(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A copy of that folder as the current one."""
     place = tmp_path / "world"
     shutil.copytree(trained, place)
+    record = place / "runs" / "photos-mlp128-01" / "recipe.json"
+    record.write_text(record.read_text().replace(str(trained), str(place)))
     monkeypatch.chdir(place)
     monkeypatch.setenv("CONVWORKS_CACHE", str(place / "cache"))
     monkeypatch.delenv("CONVWORKS_DATA", raising=False)

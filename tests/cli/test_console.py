@@ -91,7 +91,7 @@ def test_control_characters_of_names_are_escaped() -> None:
 
 
 def test_names_that_no_encoding_holds_are_escaped() -> None:
-    assert clean("caf\udce9") == "caf\\udce9"
+    assert clean("caf\udce9\n\ud800") == "caf\\xe9\\n\\ud800"
     assert clean("Größe · 5 ± 1", "ascii") == "Gr\\xf6\\xdfe - 5 +- 1"
     assert clean("Größe · 5 ± 1", "utf-8") == "Größe · 5 ± 1"
 

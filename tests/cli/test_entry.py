@@ -26,11 +26,6 @@ class NoFlags(OutputFlags):
     pass
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def run_with(outcome: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """main() with a verb that returns or raises the outcome."""
 
@@ -58,6 +53,13 @@ def test_the_letter_of_an_error_is_its_status(
 ) -> None:
     assert run_with(ConvworksError(code, "this", try_="that"), monkeypatch) == status
     assert capsys.readouterr().err == f"error[{code}]: this\n  try:   that\n"
+
+
+def test_an_error_without_advice_gets_some(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_with(ConvworksError("U112", "this"), monkeypatch)
+    assert capsys.readouterr().err == "error[U112]: this\n  try:   convworks doctor --help-all\n"
 
 
 def test_an_interrupt_outside_the_flows_is_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,11 +43,12 @@ def test_offline(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) ->
     assert environment.is_offline(True) is True
 
 
-def test_only_this_package_reads_the_environment() -> None:
+def test_the_flows_read_no_environment() -> None:
     package = Path(environment.__file__).parents[1]
     readers = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     }
-    assert readers == {"cli/environment.py"}
+    # the two doors, and the verb that explains the variables
+    assert readers <= {"cli/environment.py", "api.py", "flows/doctor.py"}

@@ -91,7 +91,7 @@ def test_every_flag_has_a_help_text_and_the_main_ones_exist(name: str) -> None:
     row = verb(name)
     docs = field_docs(row.flags)
     flags = {flag.field: flag for flag in describe(row.flags)}
-    assert all(docs[field] and not docs[field].endswith(".") for field in flags)
+    assert all(docs[field].removesuffix("...")[-1:] not in ("", ".") for field in flags)
     assert set(row.main) <= {field for field, flag in flags.items() if not flag.shown.positional}
 
 
@@ -102,9 +102,11 @@ def test_the_examples_and_the_example_values_parse(name: str) -> None:
         words = shlex.split(text)
         assert words[:2] == ["convworks", name]
         parse(row, words[2:])
-    for flag in describe(row.flags):
+    flags = describe(row.flags)
+    subjects = [flag.shown.example for flag in flags if flag.shown.positional]
+    for flag in flags:
         if not flag.switch and not flag.shown.positional:
-            parse(row, [*shlex.split(row.examples[0])[2:], flag.name, flag.shown.example or flag.choices[0]])
+            parse(row, [*subjects, flag.name, flag.shown.example or flag.choices[0]])
 
 
 def test_the_settings_of_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,11 @@ def test_stopped_before_the_first_step_names_no_step() -> None:
 
 
 def test_a_resumed_run_says_where_and_how_exactly() -> None:
-    event = Will(**{**{f: getattr(WILL, f) for f in Will.__slots__}, "resumed_at": (3, 16), "exact": "exact"})
+    event = replace(WILL, resumed_at=(3, 16), exact="exact")
     _, err, _ = shown(event)
     assert err.splitlines()[0] == "I continue at epoch 3, step 16 of 30: exact"
+    _, err, _ = shown(replace(event, resumed_at=(31, 1)))
+    assert err.splitlines()[0] == "I continue after the last epoch: exact"
 
 
 def test_the_verdict_is_the_answer() -> None:

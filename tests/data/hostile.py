@@ -266,6 +266,7 @@ def add_modes(corpus: Corpus) -> None:
         content = encode(indexed, "PNG", transparency=levels)
         pixels = over(shown, np.frombuffer(levels, np.uint8)[np.array(indexed)])
         corpus.good(f"palette-{name}.png", content, pixels, "palette", "alpha", tolerance=1)
+    corpus.good("palette-one.gif", encode(indexed, "GIF", transparency=3), pixels, "palette", "alpha")
     key = png_chunk(b"tRNS", struct.pack(">HHH", *colours[5, 7].tolist()))
     opaque = (colours != colours[5, 7]).any(axis=2).astype(np.uint8) * 255
     corpus.good("key.png", png_file(colours, bits=8, colour=2, extra=key), over(colours, opaque), "alpha")

@@ -205,22 +205,28 @@ def test_the_data_is_durable_before_the_name(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_least_recently_used_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for time, name in enumerate(("aa", "bb", "cc")):
-        entry(tmp_path, first=name)
-        newest = max(folders(tmp_path), key=lambda path: (path / "header.json").stat().st_mtime)
-        os.utime(newest / "header.json", (time + 1, time + 1))
+    def cache(name: str) -> PixelCache:
+        return PixelCache(tmp_path, paths=[name], geometry=GEOMETRY)
+
+    def add(name: str, *, time: int) -> None:
+        draft = cache(name).start(needed=0)
+        draft.append(IMAGES[:1])
+        draft.publish(RECORDS[:1])
+        (folder,) = (tmp_path / "pixels").glob(f"{cache(name).names}-*")
+        os.utime(folder / "header.json", (time, time))
+
+    for time, name in enumerate(("first", "second", "third")):
+        add(name, time=time + 1)
     size = sum(file.stat().st_size for file in folders(tmp_path)[0].iterdir())
-    assert len(folders(tmp_path)) == 3
-    found = find(tmp_path)  # the newest, "cc", is used: it stays
-    assert found is not None
-    monkeypatch.setattr(module, "CAP", 2 * size)
-    entry(tmp_path, first="dd")
-    names = set()
-    while (left := find(tmp_path)) is not None:
-        names.add(left.records[0].sha256[:2])
-        newest = max(folders(tmp_path), key=lambda path: (path / "header.json").stat().st_mtime)
-        shutil.rmtree(newest)
-    assert names == {"cc", "dd"}
+    assert cache("first").find() is not None  # now it is the one used last
+    monkeypatch.setattr(module, "CAP", 3 * size)
+    add("fourth", time=4)
+    assert [cache(name).find() is not None for name in ("first", "second", "third", "fourth")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_an_entry_over_the_cap_is_kept_while_it_is_new(

@@ -239,7 +239,15 @@ def test_signatures(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"BM", b"BMW is a car, and no picture of it.", b"RIFF1234WAVE", b"%PDF"]
+    "head",
+    [
+        b"",
+        b"BM",
+        b"BM" + bytes(5) + b"x" + bytes(6) + b"(",
+        b"BMW is a car, and no picture of it.",
+        b"RIFF1234WAVE",
+        b"%PDF",
+    ],
 )
 def test_no_signature(head: bytes) -> None:
     assert not has_image_signature(head)

@@ -257,21 +257,27 @@ def test_a_failure_comes_where_its_batch_would(threads: int, monkeypatch: pytest
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_closing_ends_the_threads_at_once(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches in work are finished, those that wait are not begun."""
     found = loader(batch=1, threads=threads)
-    real = found._make
+    first = next(loader(batch=1).epoch(0)).rows.tolist()
+    real, go_on, begun = found._make, threading.Event(), []
 
-    def slow(epoch: int, rows: NDArray[np.int64]) -> Batch:
-        time.sleep(0.02)
+    def make(epoch: int, rows: NDArray[np.int64]) -> Batch:
+        begun.append(rows)
+        if rows.tolist() != first:
+            go_on.wait(timeout=10)
         return real(epoch, rows)
 
-    monkeypatch.setattr(found, "_make", slow)
+    monkeypatch.setattr(found, "_make", make)
     batches = found.epoch(0)
     next(batches)
     assert len(loader_threads()) == threads
-    start = time.monotonic()
+    timer = threading.Timer(0.05, go_on.set)
+    timer.start()
     batches.close()
+    timer.join()
     assert loader_threads() == []
-    assert time.monotonic() - start < 0.3  # the batches in work are finished, those that wait are not
+    assert len(begun) <= 1 + threads
 
 
 def test_an_epoch_that_is_left_ends_its_threads() -> None:

@@ -122,7 +122,7 @@ def test_difference_in_words() -> None:
         sample("a", sha256="cd" * 32),
         sample("b", label="dog"),
         sample("c", split="val"),
-        sample("e\udce9\n", sha256="", verdict="permission denied"),
+        sample("e\udce9\n", sha256="", verdict="permission denied", split=""),
         sample("same", pixels="other", notes=()),
         sample("new"),
         classes=("dog", "emu"),
@@ -246,6 +246,9 @@ def test_cut_off_empty_newer_large_and_absent(tmp_path: Path, monkeypatch: pytes
         return caught.value.code
 
     assert {code(whole[:end]) for end in range(len(whole))} == {"A441"}
+    file.write_bytes(whole[:-1])
+    with pytest.raises(ConvworksError, match="it is cut off"):
+        Manifest.load(file)
     assert code(b"\xff\xfe\n") == "A441"
     assert code(b'{"format": 2, "anything": []}\n') == "A442"
     monkeypatch.setattr(module, "CAP", len(whole) - 1)

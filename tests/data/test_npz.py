@@ -74,6 +74,7 @@ def test_class_names_and_texts(tmp_path: Path) -> None:
         (COLOUR.transpose(0, 3, 1, 2), COLOUR),
         (COLOUR / 255, COLOUR),
         ((COLOUR / 255).astype(np.float32), COLOUR),
+        (np.full((6, 2, 2), 0.999), np.full((6, 2, 2, 1), 255)),
     ],
 )
 def test_shapes_and_types(tmp_path: Path, images: NDArray[Any], expected: NDArray[np.uint8]) -> None:

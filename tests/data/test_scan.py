@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +216,26 @@ def test_a_crash_in_the_middle_leaves_nothing_behind(tmp_path: Path, monkeypatch
     np.testing.assert_array_equal(
         run(FakeSource(files), cache=tmp_path).images, run(FakeSource(files)).images
     )
+
+
+def test_only_a_few_chunks_are_worked_on_ahead() -> None:
+    """Memory stays bounded when storing is slower than decoding."""
+    taken = []
+
+    class Spans(list[range]):
+        def __iter__(self) -> Iterator[range]:
+            for span in super().__iter__():
+                taken.append(span)
+                yield span
+
+    def work(span: range) -> module._Chunk:
+        images = np.full((1, 8, 8, 3), span.start, dtype=np.uint8)
+        return module._Chunk(records=[], images=images, as_cached=False)
+
+    chunks = module._in_order(work, Spans(range(n, n + 1) for n in range(100)), threads=2)
+    assert next(chunks).images.max() == 0
+    assert len(taken) == 5
+    assert [chunk.images.max() for chunk in chunks] == list(range(1, 100))
 
 
 def test_an_error_that_is_not_about_one_file_ends_the_pass() -> None:

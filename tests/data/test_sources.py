@@ -168,6 +168,15 @@ def test_named_sets_are_found_and_opened(here: Path, monkeypatch: pytest.MonkeyP
     source = open_source("MNIST", data_root=here / "root", cache=here / "cache", offline=True)
     assert calls == [("mnist", here / "root", here / "cache", True)]
     assert (source.name, source.location, source.kind) == ("mnist", "mnist", "folder")
+    assert source.layout == "photos: one folder per class, no split folders"
+
+
+def test_a_copy_that_stands_in_is_named_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = zipped(here / "cifar10-jpeg.zip", {"train/cat/1.png": PNG, "train/dog/1.png": PNG})
+    monkeypatch.setattr(named, "find_named", lambda name, **options: copy)
+    with opened("cifar10") as source:
+        assert source.name == "cifar10"
+        assert source.layout.startswith("CIFAR-10 (JPEG copy): one folder per class in train/")
 
 
 def test_a_named_set_has_its_own_labels(here: Path) -> None:

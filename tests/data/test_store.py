@@ -81,6 +81,9 @@ def test_no_cache_folder_and_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (caught.value.code, caught.value.exit_status) == ("R522", 5)
     assert "196.6 GB of memory" in caught.value.what
     assert "8.0 GB" in caught.value.where
+    monkeypatch.setattr(module, "available_memory", lambda: NEEDED)
+    with pytest.raises(ConvworksError, match="R522"):
+        fill(None, ram_limit=0)
     monkeypatch.setattr(np, "empty", raising(MemoryError()))
     with pytest.raises(ConvworksError, match="R522"):
         open_writer(capacity=1, shape=(8, 8, 3), cache=None, keep=True, ram_limit=None)

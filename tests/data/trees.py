@@ -56,6 +56,17 @@ def tarred(path: Path, members: dict[str, bytes], *, mode: str = "w") -> Path:
     return path
 
 
+FILES = {f"{c}/{i}.png": picture(i) for c in ("cat", "dog") for i in (1, 2, 10)}
+
+
+def packed(path: Path, files: dict[str, bytes]) -> Path:
+    """An archive of the kind that its name says."""
+    if path.suffix == ".zip":
+        return zipped(path, files)
+    packing = {".tar": "w", ".bz2": "w:bz2", ".xz": "w:xz"}.get(path.suffix, "w:gz")
+    return tarred(path, files, mode=packing)
+
+
 def opened(location: Path | str, **options: object) -> Source:
     """open_source with a cache that must not be needed."""
     cache = Path("no-cache-is-needed-here")

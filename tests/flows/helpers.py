@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convworks.flows.events import Event
+from convworks.flows.events import Event, Will
 from convworks.flows.prepare import DataRequest
 from convworks.flows.train import ResumeRequest, TrainRequest, resume, train
 from convworks.recipes.recipe import Recipe
@@ -77,18 +77,26 @@ def train_all(work: Path, data: Path | str, **changes: Any) -> list[Event]:
 
 
 class StopAfter:
-    """Asks to stop at the n-th question."""
+    """Asks to stop at the n-th question, counted from the moment when it is armed."""
 
-    def __init__(self, asked: int) -> None:
-        self.left = asked
+    def __init__(self, asked: int, *, armed: bool) -> None:
+        self.left, self.armed = asked, armed
 
     def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
+        self.left -= self.armed
+        return self.left <= 0
 
 
-def train_until(work: Path, data: Path | str, asked: int, **changes: Any) -> list[Event]:
-    return run_all(train(request(work, data, **changes), should_stop=StopAfter(asked)))
+def train_until(
+    work: Path, data: Path | str, asked: int, *, scanning: bool = False, **changes: Any
+) -> list[Event]:
+    """Train and be stopped at the n-th question: of the training, or of the reading of the data before it."""
+    stop = StopAfter(asked, armed=scanning)
+    events = []
+    for event in train(request(work, data, **changes), should_stop=stop):
+        events.append(event)
+        stop.armed = stop.armed or isinstance(event, Will)
+    return events
 
 
 def resume_all(work: Path, name: str = "run", **options: Any) -> list[Event]:
@@ -98,7 +106,7 @@ def resume_all(work: Path, name: str = "run", **options: Any) -> list[Event]:
 def fingerprint(work: Path, name: str = "run") -> dict[str, str]:
     """sha256 of all that a resumed run must have in common with an uninterrupted one."""
     run = work / "runs" / name
-    last = max((run / "checkpoints").glob("step-*"))
+    last = max(p for p in (run / "checkpoints").glob("step-*") if p.suffix != ".broken")
     files = [*sorted(last.iterdir()), run / "metrics.jsonl", *sorted((run / "evaluation").iterdir())]
     files += [run / "model" / "weights.safetensors", run / "model" / "preprocess.safetensors"]
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

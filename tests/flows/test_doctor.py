@@ -95,8 +95,12 @@ def test_bytes_are_those_of_a_trained_network() -> None:
     once = doctor._train(2, bfloat16=False)
     floats = 3 * 16 * 9 + 16 + 4 * 16 + 16 * 32 * 9 + 32 + 2048 * 10 + 10  # with batch norm's statistics
     assert len(once) == 4 * floats + 8  # and its counter of batches, int64
-    assert once != doctor._train(3, bfloat16=False)
-    assert once != doctor._train(2, bfloat16=True)
+    first = slice(4 * 3 * 16 * 9)  # the weights of the first layer
+    assert once[first] != doctor._train(3, bfloat16=False)[first]
+    assert once[first] != doctor._train(2, bfloat16=True)[first]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)  # the state of the caller decides nothing
+        assert once == doctor._train(2, bfloat16=False)
 
 
 @pytest.mark.parametrize("odd", [False, True], ids=["float32", "bfloat16"])
@@ -168,6 +172,11 @@ def test_package_bounds(
     assert (finding.topic, finding.verdict) == ("torch", verdict)
     assert version in finding.value
     assert finding.advice == ("" if verdict == "ok" else f"python -m pip install '{requirement}'")
+
+
+def test_version_numbers() -> None:
+    assert doctor._numbers("2.13.0+cu126") == (2, 13)
+    assert doctor._numbers("13.0.1") == (13, 0, 1)
 
 
 def test_package_that_is_missing() -> None:
@@ -326,7 +335,8 @@ def test_data_root(tmp_path: Path) -> None:
     assert doctor._data_root(tmp_path) == Finding("data root", str(tmp_path))
     (tmp_path / "file").write_bytes(b"")
     for wrong in (tmp_path / "none", tmp_path / "file"):
-        assert doctor._data_root(wrong).verdict == "problem"
+        finding = doctor._data_root(wrong)
+        assert (finding.value, finding.verdict) == (f"{wrong}: there is no such folder", "problem")
 
 
 # accelerators, allocator, terminal, variables

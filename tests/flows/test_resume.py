@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,29 +24,61 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "colours")
 
 
-@pytest.mark.parametrize("asked", [1, 2, 3, 4, 5, 7, 9, 10, 11])
-@pytest.mark.parametrize(
-    "settings", [{}, {"accumulate": 3}, {"optimizer.name": "adamw"}, {"optimizer.name": "sgd_alexnet"}]
-)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "accumulated": {"accumulate": 3},
+    "adamw": {"optimizer.name": "adamw"},
+    "alexnet form": {"optimizer.name": "sgd_alexnet"},
+    "bf16 channels_last": {"precision": "bf16", "memory_format": "channels_last"},
+    "plateau": {"schedule.name": "plateau", "schedule.patience": 0},
+}
+# Three steps, one batch of evaluation, twice; the questions after them belong to the end of the run.
+MOMENTS = [("sgd", asked) for asked in range(1, 11)] + [(name, 5) for name in SETTINGS if name != "sgd"]
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What undisturbed runs end with."""
+    found = {}
+    for name, settings in SETTINGS.items():
+        work = tmp_path_factory.mktemp("whole")
+        train_all(work, data, **settings)
+        found[name] = fingerprint(work)
+    return found
+
+
+@pytest.mark.parametrize(("name", "asked"), MOMENTS)
 def test_stopped_anywhere_it_ends_in_the_same_bits(
-    tmp_path: Path, data: Path, asked: int, settings: dict
+    tmp_path: Path, data: Path, whole: dict[str, dict[str, str]], name: str, asked: int
 ) -> None:
-    train_all(tmp_path, data, name="whole", **settings)
-    events = train_until(tmp_path, data, asked, **settings)
+    events = train_until(tmp_path, data, asked, **SETTINGS[name])
     assert isinstance(events[-1], Stopped)
     assert events[-1].run == tmp_path / "runs" / "run"
     assert isinstance(resume_all(tmp_path)[-1], Finished)
-    assert fingerprint(tmp_path) == fingerprint(tmp_path, "whole")
+    assert fingerprint(tmp_path) == whole[name]
 
 
-def test_the_same_command_continues(tmp_path: Path, data: Path) -> None:
-    train_all(tmp_path, data, name="whole")
+def test_settings_end_in_different_bits(whole: dict[str, dict[str, str]]) -> None:
+    weights = [
+        tuple(v for k, v in files.items() if k.endswith("network.safetensors")) for files in whole.values()
+    ]
+    assert len(set(weights)) == len(SETTINGS)
+
+
+def test_stopped_while_the_data_is_read(tmp_path: Path, data: Path, whole: dict[str, dict[str, str]]) -> None:
+    events = train_until(tmp_path, data, 1, scanning=True)
+    assert [type(e) for e in events] == [Stopped]
+    assert isinstance(resume_all(tmp_path)[-1], Finished)
+    assert fingerprint(tmp_path) == whole["sgd"]
+
+
+def test_the_same_command_continues(tmp_path: Path, data: Path, whole: dict[str, dict[str, str]]) -> None:
     train_until(tmp_path, data, 6, name=None)
     events = train_all(tmp_path, data, name=None)
     assert isinstance(events[0], Note)
     assert "continuing" in events[0].text
-    assert [p.name for p in (tmp_path / "runs").iterdir() if p.name != "whole"] == ["colours-tutorial_cnn-01"]
-    assert fingerprint(tmp_path, "colours-tutorial_cnn-01") == fingerprint(tmp_path, "whole")
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["colours-tutorial_cnn-01"]
+    assert fingerprint(tmp_path, "colours-tutorial_cnn-01") == whole["sgd"]
     again = train_all(tmp_path, data, name=None)  # a finished run is never touched: this is a new one
     assert again[-1].run.name == "colours-tutorial_cnn-02"
 
@@ -164,14 +197,15 @@ def test_another_command_in_the_same_name_is_refused(tmp_path: Path, data: Path)
         train_all(tmp_path, data, batch=8)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_and_ends_the_same(tmp_path: Path, data: Path) -> None:
-    train_all(tmp_path, data, name="whole")
+def test_a_damaged_newest_checkpoint_falls_back_and_ends_the_same(
+    tmp_path: Path, data: Path, whole: dict[str, dict[str, str]]
+) -> None:
     train_until(tmp_path, data, 8)
     newest = max((tmp_path / "runs" / "run" / "checkpoints").glob("step-*"))
     (newest / "optimizer.safetensors").write_bytes(b"")
     events = resume_all(tmp_path)
     assert any(isinstance(e, Note) and e.level == "warning" and newest.name in e.text for e in events)
-    assert fingerprint(tmp_path) == fingerprint(tmp_path, "whole")
+    assert fingerprint(tmp_path) == whole["sgd"]
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,31 @@ TUTORIAL_CNN = Network(
     },
 )
 
+
+def fastnet_block(c_in: int, c_out: int, side: int) -> Layer:
+    """Two 3x3 convolutions without biases, the first before the pooling; two batch norms of 2 numbers a map."""
+    first, second = 9 * c_in * c_out, 9 * c_out * c_out
+    parameters = first + second + 2 * 2 * c_out
+    return Layer((c_out, side, side), parameters, first * (2 * side) ** 2 + second * side**2)
+
+
+# Our own network, from its description.
+FASTNET = Network(
+    input_shape=(3, 32, 32),
+    parameters=1_167_178,
+    stages={
+        "stem": Layer((32, 16, 16), 3 * 16 * 32 + 64, 3 * 16 * 32 * 16 * 16),
+        "block1": fastnet_block(32, 64, 8),
+        "block2": fastnet_block(64, 128, 4),
+        "block3": fastnet_block(128, 256, 2),
+        "pool": pool(256, 1, 1)._replace(output=(256,)),
+        "output": dense(256, 10),
+    },
+)
+
 # Every registered network has a row here.
 NETWORKS = {
+    "fastnet": FASTNET,
     "lenet5": LENET5,
     "lenet5_modern": LENET5_MODERN,
     "mlp128": MLP128,

@@ -109,7 +109,7 @@ def log_lines(*, epochs: int, accuracy: float) -> list[dict[str, Any]]:
         lines.append(
             {
                 "kind": "epoch",
-                "epoch": epoch,
+                "epoch": epoch + 1,
                 "step": (epoch + 1) * STEPS,
                 "train_loss": float(2.2 * np.exp(-3.2 * done) + 0.2),
                 "train_accuracy": float(0.99 * (1 - 0.85 * np.exp(-4.5 * done))),
@@ -131,7 +131,7 @@ def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 def write_evaluation(run: Path, manifest: Manifest, *, split: str, seed: int = 0, **changes: Any) -> None:
     answers = fake_answers(manifest, split=split, seed=seed)
     metrics = measure(answers["probabilities"], answers["labels"], manifest.classes)
-    record = {**metrics.to_dict(), "split": split, "weights": "ema", "epoch": 17, **changes}
+    record = {**metrics.to_dict(), "split": split, "weights": "average", "epoch": 18, **changes}
     (run / "evaluation").mkdir(exist_ok=True)
     (run / "evaluation" / f"{split}.json").write_text(json.dumps(record))
     save_file(answers, run / "evaluation" / f"{split}.safetensors")
@@ -204,18 +204,19 @@ def fake_run(
     }
     (run / "plan.json").write_text(json.dumps(plan))
     write_lines(run / "metrics.jsonl", log_lines(epochs=epochs, accuracy=0.83))
-    timing: list[dict[str, Any]] = [{"kind": "session", "event": "start"}]
+    at = 1_800_000_000.0
+    timing: list[dict[str, Any]] = [{"at": at, "event": "start"}]
     for epoch in range(epochs):
-        if epoch == 7:
-            timing += [{"kind": "session", "event": "stop"}, {"kind": "session", "event": "resume"}]
+        step = (epoch + 1) * STEPS
         timing.append(
-            {
-                "step": (epoch + 1) * STEPS,
-                "epoch": epoch,
-                "wall_seconds": 48.5,
-                "images_per_second": 70.0 + epoch,
-            }
+            {"at": at + 10, "event": "epoch", "epoch": epoch + 1, "step": step, "wall_seconds": 10.0}
         )
+        at += 10
+        if epoch == 6:
+            timing.append({"at": at + 4, "event": "stop", "epoch": 8, "step": step + 3})
+            timing.append({"at": at + 3600, "event": "resume", "epoch": 8, "step": step + 3})
+            at += 3600
+    timing.append({"at": at + 60, "event": "finish", "wall_seconds": at + 60 - 1_800_000_000})
     write_lines(run / "timing.jsonl", timing)
     write_evaluation(run, manifest, split="val")
     (run / "model").mkdir()

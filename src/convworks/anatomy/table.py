@@ -18,12 +18,12 @@ def format_table(rows: Sequence[Row], *, width: int = _WIDTH) -> str:
     """Aligned plain text, no line longer than `width` where that can be had by cutting the names."""
     cells = [_cells(row) for row in rows]
     widths = [max(len(line[c]) for line in [HEADS, *cells]) for c in range(len(HEADS))]
-    for column in (0, 1):  # names are cut at their beginning, kinds at their end
+    for column, least in ((0, 24), (1, 10), (0, 8)):  # names are cut at their beginning, kinds at their end
         excess = sum(widths) + _GAP * (len(widths) - 1) - width
-        widths[column] -= min(max(excess, 0), max(widths[column] - 8, 0))
+        widths[column] -= min(max(excess, 0), max(widths[column] - least, 0))
     lines = [_line(HEADS, widths)]
     lines += [_line(line, widths) for line in cells]
-    return "\n".join([*lines, summary(rows)])
+    return "\n".join([*lines, *_sums(rows)])
 
 
 def format_markdown(rows: Sequence[Row]) -> str:
@@ -43,17 +43,22 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """The totals in one line: "60,000 trainable parameters, 840 fixed; 336,024 MACs (672,048 FLOPs)"."""
+    """The totals in one line: "60,000 trainable parameters, 840 fixed; 332,824 MACs (665,648 FLOPs) ..."."""
+    return "; ".join(_sums(rows))
+
+
+def _sums(rows: Sequence[Row]) -> tuple[str, str]:
     total = totals(list(rows))
     fixed = f", {total.fixed:,} fixed" if total.fixed else ""
-    macs = f"{total.macs:,} MACs ({2 * total.macs:,} FLOPs)"
-    return f"{total.parameters:,} trainable parameters{fixed}; {macs} per image"
+    return (
+        f"{total.parameters:,} trainable parameters{fixed}",
+        f"{total.macs:,} MACs ({2 * total.macs:,} FLOPs) per image",
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    parameters = f"{row.parameters:,}" + (f" + {row.fixed:,} fixed" if row.fixed else "")
-    if not (row.parameters or row.fixed):
-        parameters = ""
+    held = [f"{row.parameters:,}"] if row.parameters else []
+    parameters = " + ".join([*held, f"{row.fixed:,} fixed"] if row.fixed else held)
     output = " x ".join(map(str, row.output)) or "not called"
     return row.name, row.kind, _kernel(row), output, parameters, f"{row.macs:,}" if row.macs else ""
 

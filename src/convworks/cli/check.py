@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from convworks.cli.common import data_request
-from convworks.cli.console import Console
+from convworks.cli.console import Console, clean
 from convworks.cli.flags import Shown, SourceFlags, Verb
 from convworks.cli.signals import StopRequest
 from convworks.cli.text import block, count, duration, table
@@ -59,7 +59,7 @@ def lines(found: CheckReport, *, everything: bool = False) -> list[str]:
         result += _fact("split", found.split_rule)
     classes = list(found.classes.items())
     shown = classes if everything else classes[:MOST_CLASSES]
-    counts = ", ".join(f"{name} {number:,}" for name, number in shown)
+    counts = ", ".join(f"{clean(name)} {number:,}" for name, number in shown)
     more = f", ... {len(classes) - len(shown)} more" if len(shown) < len(classes) else ""
     result += _fact("classes", f"{len(classes)}: {counts}{more}")
     result += _fact("readable", f"{found.readable:,} of {count(found.files, 'image')}")
@@ -70,7 +70,7 @@ def lines(found: CheckReport, *, everything: bool = False) -> list[str]:
         result += _fact("ignored", _named([path for path, _ in found.ignored]))
     result += _problems(found)
     if everything:
-        result += [f"  left out {path}: {reason}" for path, reason in found.left_out]
+        result += [f"  left out {clean(path)}: {reason}" for path, reason in found.left_out]
     return result
 
 
@@ -80,7 +80,7 @@ def _fact(label: str, text: str) -> list[str]:
 
 def _named(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    return ", ".join(map(clean, names[:MOST_NAMES])) + more
 
 
 def _problems(found: CheckReport) -> list[str]:

@@ -27,7 +27,7 @@ MAXIMUM_WIDTH = 120
 
 
 def clean(text: str, encoding: str = "utf-8") -> str:
-    """The text with control characters and what the encoding lacks written as backslash escapes."""
+    """One line: control characters and what the encoding lacks are written as backslash escapes."""
     if not encoding.lower().replace("-", "").startswith("utf"):
         text = text.translate(ASCII)
     escaped = "".join(_escape(c) if _is_control(c) else c for c in text)
@@ -35,13 +35,15 @@ def clean(text: str, encoding: str = "utf-8") -> str:
 
 
 def _is_control(character: str) -> bool:
-    """Control characters, line separators, and the marks that reorder what a terminal shows."""
-    if unicodedata.category(character) in {"Cc", "Zl", "Zp"}:
+    """Control characters, stray bytes, line separators, and the marks that reorder what a terminal shows."""
+    if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
         return True
     return unicodedata.bidirectional(character) in REORDERING
 
 
 def _escape(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file name that is no UTF-8 (PEP 383)
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
@@ -144,7 +146,7 @@ class Console:
         """The four lines; with --json the same on stdout, unless a document stands there already."""
         self.clear()
         parts = {"where": problem.where, "why": problem.why, "try": problem.try_}
-        self._lines(self._err, f"error[{problem.code}]: {problem.what}", "bold red")
+        self._lines(self._err, f"error[{problem.code}]: {clean(problem.what)}", "bold red")
         for name, text in parts.items():
             for number, line in enumerate(text.splitlines()):
                 self._lines(self._err, f"  {name + ':' if number == 0 else '':<7}{line}")

@@ -27,6 +27,16 @@ VERBS = (
 )
 
 
+# What to try where an error does not say it; by the letter of its code.
+NEXT = {
+    "U": "convworks {verb} --help-all",
+    "D": "convworks {verb} --help",
+    "A": "convworks list runs",
+    "R": "convworks doctor",
+    "N": "a smaller --lr",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (0, 1, 2, 3, 4, 5, 6, 75 or 130)."""
     from convworks.cli.console import Console
@@ -53,6 +63,9 @@ def _guarded(words: Sequence[str], console: Console) -> int:
         known = _for_the_user(problem)
         if known is None:
             return _crashed(problem, words, console)
+        if not known.try_:
+            verb = words[0] if any(words[0] == name for name, _, _ in VERBS) else ""
+            known.try_ = " ".join(NEXT[known.code[0]].format(verb=verb).split())
         console.error(known)
         return known.exit_status
 

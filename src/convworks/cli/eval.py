@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from convworks.cli.common import data_request
-from convworks.cli.console import Console
+from convworks.cli.console import Console, clean
 from convworks.cli.flags import Shown, SourceFlags, Verb
 from convworks.cli.signals import StopRequest
 from convworks.cli.text import LABEL, block, count, fraction, table
@@ -77,7 +77,7 @@ def _print(found: Evaluation, console: Console) -> None:
     for warning in found.warnings:
         console.warn(warning)
     if found.left_out:
-        names = ", ".join(path for path, _ in found.left_out[:MOST_NAMES])
+        names = ", ".join(clean(path) for path, _ in found.left_out[:MOST_NAMES])
         more = f" and {len(found.left_out) - MOST_NAMES} more" if len(found.left_out) > MOST_NAMES else ""
         console.warn(f"{count(len(found.left_out), 'image')} left out: {names}{more}")
     metrics = found.metrics

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from convworks.cli.console import Console
+from convworks.cli.console import Console, clean
 from convworks.cli.flags import OutputFlags, Shown, Verb
 from convworks.cli.signals import StopRequest
 from convworks.cli.text import count
@@ -93,15 +93,16 @@ class _Printer:
         if self.format == "csv":
             self.console.raw(self._line(cells(row, self.top)))
         elif not self.console.json_output:
-            self._width = max(self._width, len(row.path))
-            self.console.answer(f"{row.path:<{self._width}}  {'   '.join(_words(row))}")
+            path = clean(row.path)
+            self._width = max(self._width, len(path))
+            self.console.answer(f"{path:<{self._width}}  {'   '.join(_words(row))}")
 
 
 def _words(row: Prediction) -> Iterator[str]:
     if row.error:
         yield f"unreadable: {row.error}"
     for name, probability in row.top:
-        yield f"{name} {probability:.3f}"
+        yield f"{clean(name)} {probability:.3f}"
 
 
 def _report_unreadable(rows: list[Prediction]) -> None:
@@ -111,7 +112,7 @@ def _report_unreadable(rows: list[Prediction]) -> None:
         raise ConvworksError(
             "D213",
             f"{len(bad)} of {count(len(rows), 'image')} could not be read",
-            where=", ".join(bad[:MOST_NAMES]) + more,
+            where=", ".join(map(clean, bad[:MOST_NAMES])) + more,
             why="they are in the rows with their reason; the other rows are complete",
             try_="replace or remove these files",
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 
-from convworks.cli.console import Console
+from convworks.cli.console import Console, clean
 from convworks.cli.text import LABEL, block, clock, count, duration, folder, fraction, magnitude
 from convworks.flows.events import EpochDone, Event, Finished, Found, Note, Progress, Stopped, Will
 
@@ -67,16 +67,18 @@ class Renderer:
     def _found(self, event: Found) -> None:
         out = f", {len(event.left_out)} left out" if event.left_out else ""
         facts = f"{count(event.images, 'image')}, {count(len(event.classes), 'class')}"
-        self._block("I found", f"{facts} (manifest {event.manifest[:6]}{out}) in {event.location}")
+        self._block("I found", f"{facts} (manifest {event.manifest[:6]}{out}) in {clean(event.location)}")
         splits = ", ".join(f"{name} {number:,}" for name, number in event.splits.items())
         self._block("", f"{splits}; {event.split_rule}")
         for path, reason in event.left_out if self.console.verbose else event.left_out[:1]:
-            self._block("", f"left out  {path}: {reason}")
+            self._block("", f"left out  {clean(path)}: {reason}")
         for text in event.warnings:
             self._warn(text)
 
     def _will(self, event: Will) -> None:
-        if event.resumed_at is not None:
+        if event.resumed_at is not None and event.resumed_at[0] > event.epochs:
+            self._block("I continue", f"after the last epoch: {event.exact}")
+        elif event.resumed_at is not None:
             epoch, step = event.resumed_at
             self._block(
                 "I continue", f"at epoch {epoch}, step {step} of {event.steps_per_epoch}: {event.exact}"

@@ -22,7 +22,7 @@ class ReportFlags(OutputFlags):
 
 def run(args: ReportFlags, console: Console) -> int:
     """Write RUN/report.html again from the files of the run."""
-    from convworks.report.page import write_report
+    from convworks.report import write_report
     from convworks.runs import open_run
 
     path = write_report(open_run(args.run).path)

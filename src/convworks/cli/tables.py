@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from convworks.cli.console import clean
 from convworks.durable import write_atomic
 from convworks.errors import ConvworksError
 
@@ -21,7 +22,7 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6f}"
-    text = str(value).encode("utf-8", "backslashreplace").decode()
+    text = clean(str(value))
     return "'" + text if text.startswith(FORMULA) else text
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from convworks.cli.console import clean
+
 LABEL = 11  # columns of the first word of a block: "I found    "
 
 
@@ -71,7 +73,7 @@ def table(rows: Sequence[Sequence[Any]], *, right: Iterable[int] = (), width: in
 
     With a width, the last column is wrapped into what is left of it.
     """
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[clean(str(cell)) for cell in row] for row in rows]
     if not texts:
         return []
     last = len(texts[0]) - 1

@@ -180,7 +180,7 @@ class PixelCache:
             (p for p in self.folder.glob("*-*") if p.name[0] != "."), key=_last_use, reverse=True
         )
         total = 0
-        for entry in sorted(entries, key=lambda entry: entry != keep):  # the one in use counts first
+        for entry in entries:
             total += sum(file.stat().st_size for file in entry.iterdir())
             if total > CAP and entry != keep:
                 shutil.rmtree(entry, ignore_errors=True)

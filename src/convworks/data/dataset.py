@@ -131,7 +131,7 @@ def build_evaluation_set(
     chosen, rule = _chosen(source, split)
     for name in ignore_classes:
         if name not in source.classes and name not in classes:
-            raise unknown_name("class", shown(name), source.classes)
+            raise unknown_name("class", shown(name), map(shown, source.classes))
     indices = [index for index in chosen if source.entries[index].label not in ignore_classes]
     entries = [source.entries[index] for index in indices]
     _require_known(source, entries, classes)

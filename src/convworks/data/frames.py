@@ -9,6 +9,7 @@ IndexError where the bytes end too early.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
@@ -21,6 +22,10 @@ from numpy.typing import NDArray
 
 EMPTY, FOREIGN, CUT_OFF, DAMAGED = "D120", "D121", "D122", "D123"
 TOO_LARGE, UNSUPPORTED, NOT_A_FILE = "D124", "D125", "D126"
+
+
+# Segments, chunks or extensions of one file: 500 MB of PNG are 65,000 chunks of 8 kB. More only waste time.
+_PARTS = 200_000
 
 
 class Refused(Exception):  # noqa: N818
@@ -76,8 +81,8 @@ def orientation(exif: bytes) -> int:
 # ---- JPEG (ITU-T T.81, annex B) ----------------------------------------------------------------------------
 
 _MARKER = re.compile(rb"\xff+([^\xff\0])")
-# Complaints that leave the picture whole, and layouts the fast decoder does not know: Pillow decides. About most
-# others (wrong codes, lost restart markers) libjpeg would only warn, and fill in.
+# Complaints that leave the picture whole, and layouts the fast decoder does not know: Pillow decides. About
+# most others (wrong codes, lost restart markers) libjpeg would only warn, and fill in.
 _HARMLESS = re.compile(
     "extraneous bytes|JFIF revision|Adobe color transform|bad ICC|Invalid SOS parameters for sequential"
     "|determine subsampling|color conversion|colorspace"
@@ -86,12 +91,18 @@ _HARMLESS = re.compile(
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of the payload of each segment, up to and with the first start of scan."""
-    position, marker = 2, 0
-    while marker not in (0xD9, 0xDA) and (found := _MARKER.search(content, position)):
+    position = 2
+    for _ in range(_PARTS):
+        found = _MARKER.search(content, position)
+        if not found:
+            return
         marker, position = found.group(1)[0], found.end()
         if marker != 0x01 and not 0xD0 <= marker <= 0xD9:  # those stand alone
             position += int.from_bytes(content[position : position + 2], "big")
             yield marker, found.end() + 2, position
+        if marker in (0xD9, 0xDA):
+            return
+    raise Refused(f"damaged (more than {_PARTS:,} segments)")
 
 
 def jpeg(content: bytes, max_pixels: int) -> Frame:
@@ -151,13 +162,12 @@ def _jpeg_cut_off(content: bytes) -> Refused:
 
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_PNG_CHUNKS = 200_000  # 500 MB of data come in 65,000 chunks of 8 kB
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(type, whole chunk) up to IEND; checksums are compared where they guard pixels."""
     kind, end = b"", 8
-    for _ in range(_PNG_CHUNKS):
+    for _ in range(_PARTS):
         size, kind = struct.unpack_from(">I4s", content, end)
         if size >= 2**31 or not kind.isalpha() or (end == 8) != (kind == b"IHDR"):
             raise Refused("damaged (not a chunk of a PNG)")
@@ -170,7 +180,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield kind, chunk
         if kind == b"IEND":
             return
-    raise Refused(f"damaged (more than {_PNG_CHUNKS:,} chunks)")
+    raise Refused(f"damaged (more than {_PARTS:,} chunks)")
 
 
 def png(content: bytes, max_pixels: int) -> Frame:
@@ -212,14 +222,22 @@ def _palette_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def gif(content: bytes, max_pixels: int) -> Frame:
-    width, height, flags = struct.unpack_from("<HHB", content, 6)
-    at = start = 13 + _palette_bytes(flags)
+def _after_extensions(content: bytes, at: int) -> tuple[int, bytes]:
+    """Where the next frame or the end is, and the graphic control before it: only transparency is kept."""
     control = b""
-    while content[at] == 0x21:  # extension
-        if content[at + 1] == 0xF9:  # of the graphic control only transparency is kept
+    for _ in range(_PARTS):
+        if content[at] != 0x21:
+            return at, control
+        if content[at + 1] == 0xF9:
             control = b"!\xf9\4" + bytes((content[at + 3] & 1, 0, 0, content[at + 6], 0))
         at = _after_blocks(content, at + 2)
+    raise Refused(f"damaged (more than {_PARTS:,} extensions)")
+
+
+def gif(content: bytes, max_pixels: int) -> Frame:
+    width, height, flags = struct.unpack_from("<HHB", content, 6)
+    start = 13 + _palette_bytes(flags)
+    at, control = _after_extensions(content, start)
     if content[at] != 0x2C:
         raise Refused("damaged (no picture in the GIF)")
     left, top, columns, rows, flags = struct.unpack_from("<HHHHB", content, at + 1)
@@ -229,9 +247,8 @@ def gif(content: bytes, max_pixels: int) -> Frame:
     end = _after_blocks(content, at + 11 + _palette_bytes(flags))
     screen = content[:6] + struct.pack("<HH", width, height) + content[10:start]
     frame = Frame(screen + control + content[at:end] + b";")
-    while content[end : end + 1] == b"!":
-        end = _after_blocks(content, end + 2)
-    frame.animated = content[end : end + 1] == b","
+    with contextlib.suppress(IndexError):  # cut off after the first frame
+        frame.animated = content[_after_extensions(content, end)[0]] == 0x2C
     return frame
 
 
@@ -326,7 +343,7 @@ def tiff(content: bytes, max_pixels: int) -> Frame:
 
 def webp(content: bytes, max_pixels: int) -> Frame:
     size, kind = struct.unpack_from("<I4x4s", content, 4)
-    if size + 8 > len(content) + 1:  # the last padding byte is often missing
+    if size + 8 > len(content):
         raise cut_off(len(content), size + 8)
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (24, 27))
@@ -336,10 +353,10 @@ def webp(content: bytes, max_pixels: int) -> Frame:
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
     check_pixels(width, height, max_pixels)
-    frame, frames, at = Frame(content), 0, 12
-    while at + 8 <= len(content):
+    frame, frames, parts, at = Frame(content), 0, 0, 12
+    while at + 8 <= len(content) and parts < _PARTS:
         kind, size = struct.unpack_from("<4sI", content, at)
-        frames += kind == b"ANMF"
+        parts, frames = parts + 1, frames + (kind == b"ANMF")
         if kind == b"EXIF":
             frame.orientation = orientation(content[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0"))
         at += 8 + size + size % 2

@@ -12,8 +12,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from convworks.data.recognise import IMAGE_SUFFIXES, OTHER_SUFFIXES, has_image_signature, suffix_of
+from convworks.data.recognise import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    has_image_signature,
+    read_head,
+    suffix_of,
+)
 from convworks.data.sources import SPLITS, Entry, Ignored, Listing, Split, listed, natural_key, shown
 from convworks.errors import ConvworksError
 
@@ -39,6 +46,16 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
+def is_image(path: Path) -> bool:
+    """Whether one regular file is an image by its ending or its first bytes."""
+    if suffix_of(path.name) in IMAGE_SUFFIXES:
+        return True
+    try:
+        return has_image_signature(read_head(path))
+    except OSError:
+        return False
+
+
 def split_of(name: str) -> Split | None:
     """The split that a folder name or a table value stands for, in any case of letters."""
     return _SPLIT_NAMES.get(name.lower())
@@ -53,8 +70,8 @@ def understand(
     Raises ConvworksError D103 (no image), D104 (images outside class folders), D105 (one class), D106 (two
     folders for one split), D107 (class names that differ in their Unicode form only).
     """
-    images, others = _images_among(found.files, head)
-    ignored = [*found.ignored, *others]
+    images, no_images = _images_among(found.files, head)
+    ignored = [*found.ignored, *no_images]
     if not images:
         raise _no_images(location, ignored)
     wrapper = _wrapper(images, _without_files(found))
@@ -62,9 +79,9 @@ def understand(
     splits = {top: split for top in tops if (split := split_of(top)) is not None}
     warnings = list(found.warnings)
     if splits and not _are_splits(tops, splits):
+        others = listed(sorted(set(tops) - set(splits)))
         warnings.append(
-            f"the folder {listed(splits)} is taken for a class, since {listed(set(tops) - set(splits))} "
-            "beside it cannot be a split"
+            f"the folder {listed(splits)} is taken for a class, since {others} beside it cannot be a split"
         )
         splits = {}
     _one_folder_each(splits, os.path.join(location, wrapper))

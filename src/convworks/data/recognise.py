@@ -62,16 +62,6 @@ def suffix_of(path: str) -> str:
     return suffix.lower() if dot and stem else ""
 
 
-def is_image(path: Path) -> bool:
-    """Whether one regular file is an image by its ending or its first bytes."""
-    if suffix_of(path.name) in IMAGE_SUFFIXES:
-        return True
-    try:
-        return has_image_signature(read_head(path))
-    except OSError:
-        return False
-
-
 def read_head(path: bytes | Path) -> bytes:
     """The first bytes of a regular file; never blocks. Raises OSError, also for what is no regular file."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -181,10 +181,12 @@ def open_source(
         from convworks.data.builtin import open_builtin
 
         return open_builtin(name)
-    from convworks.data.named import find_named
+    from convworks.data.named import find_named, title
 
     found = find_named(name, data_root=data_root, cache=cache, offline=offline)
-    return _open_path(found, name, labels=None, keep_empty=keep_empty, cache=cache)
+    source = _open_path(found, name, labels=None, keep_empty=keep_empty, cache=cache)
+    source.layout = f"{title(found)}: {source.layout}"  # a copy that stands in for the original is named so
+    return source
 
 
 def _known_names() -> tuple[str, ...]:
@@ -240,7 +242,7 @@ def _table_name(path: Path) -> str:
 
 def _not_openable(path: Path, text: str) -> ConvworksError:
     """The error for a file that is no source: says what it is, as far as its name and first bytes tell."""
-    from convworks.data.recognise import is_image
+    from convworks.data.layout import is_image
 
     what, try_ = "a file that cannot be opened as a data set", ""
     suffix = path.suffix.lower()

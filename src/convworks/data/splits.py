@@ -94,32 +94,26 @@ def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], s
     purpose = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
     order = randomness.permutation(seed, f"split/{purpose}", 0, len(groups)).tolist()
     free = [groups[i] for i in order if not board.place[groups[i]]]
-    parts = list(fractions)
-    for position, part in enumerate(parts):
-        later = (*parts[position + 1 :], "train")
-        reserve = sum(board.held[other, label] == 0 for other in later)
-        room = max(1, int(fractions[part] * total + 0.5)) - board.held[part, label]
-        left = len(free)
+    for part, fraction in fractions.items():
+        room = max(1, int(fraction * total + 0.5)) - board.held[part, label]
         kept = []
         for group in free:
             size = board.sizes[group][label]
-            if size <= room and left > reserve:
+            if size <= room:
                 board.put(group, part)
                 room -= size
-                left -= 1
             else:
                 kept.append(group)
-        if board.held[part, label] == 0 and left > reserve:  # every group is larger than the target
-            smallest = min(kept, key=lambda group: board.sizes[group][label])
-            board.put(smallest, part)
-            kept.remove(smallest)
         free = kept
     for group in free:
         board.put(group, "train")
 
 
 def _ensure_one(board: _Board, label: str, part: str) -> None:
-    """Give `part` an image of the class where pictures shared with other classes left it without."""
+    """Give `part` the smallest group of the class that can be spared, where it has none of the class.
+
+    With as many groups as parts there always is one, unless pictures are shared with other classes.
+    """
     if board.held[part, label]:
         return
     for group in sorted(board.by_class[label], key=lambda group: board.sizes[group][label]):

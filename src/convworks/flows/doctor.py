@@ -28,7 +28,6 @@ GB = 10**9
 ROOT = Path("/")
 DISK_NOTE, DISK_PROBLEM = 2 * GB, GB // 5  # bytes free
 MEMORY_NOTE, MEMORY_PROBLEM = 2 * GB, GB // 2  # bytes available
-NO_LIMIT = 1 << 60  # bytes; cgroup v1 writes nearly 2^63 where there is no limit
 MALLOCS = ("tcmalloc", "jemalloc", "mimalloc")
 REINSTALL = "python -m pip install --force-reinstall convworks"
 KNOWN_VARIABLES = ("CONVWORKS_CACHE", "CONVWORKS_DATA", "CONVWORKS_OFFLINE")
@@ -229,7 +228,7 @@ def memory_granted(root: Path = ROOT) -> tuple[int, int] | None:
     for folder in _group_folders("memory", root):
         limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
         used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
-        if limit.isdigit() and int(limit) < NO_LIMIT:
+        if limit.isdigit():  # nearly 2^63 in v1, 'max' in v2 where there is none
             total = min(total, int(limit))
             available = min(available, max(0, int(limit) - int(used or 0)))
     return total, available

@@ -43,8 +43,8 @@ def finish(
     report: Path | None = None
     try:
         report = write_report(run.path, thumbnail=thumbnails(dataset))
-    except OSError as problem:
-        yield Note(f"cannot write the report: {problem.strerror or problem}", level="warning")
+    except (OSError, ConvworksError) as problem:  # the model is safe; a page can be written again
+        yield Note(f"cannot write the report: {problem}", level="warning")
     seconds = time.perf_counter() - started
     append_timing(run, event="finish", wall_seconds=seconds)
     images = session.position.step * session.recipe.batch

@@ -184,8 +184,16 @@ class Session:
             raise self._diverged(problem) from problem
         return should_stop()
 
+    def _learning_rate(self, step: int) -> float:
+        """The rate of a step, counted from 0, with the plateau as it stands."""
+        return self.settings.lr * self.schedule(step) * self._plateau_multiplier
+
+    @property
+    def _plateau_multiplier(self) -> float:
+        return self.plateau.multiplier if self.recipe.schedule.name == "plateau" else 1.0
+
     def _steps(self) -> Iterator[Step]:
-        multiplier = self.plateau.multiplier if self.recipe.schedule.name == "plateau" else 1.0
+        multiplier = self._plateau_multiplier
         return train_epoch(
             self.network,
             self.loader,
@@ -263,7 +271,7 @@ class Session:
             yield from self._keep_best(network)
         else:
             self.best.waited += 1
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self._learning_rate(position.step - 1)
         if recipe.schedule.name == "plateau":
             self.plateau = self.plateau.after_epoch(metrics.top1)
         seen = max(position.seen, 1)

@@ -1,5 +1,6 @@
 """Networks, one file for each paper; `create(name, ...)` builds any of them."""
 
+from convworks.models.fastnet import fastnet as fastnet
 from convworks.models.lenet import LeNet5 as LeNet5
 from convworks.models.lenet import lenet5 as lenet5
 from convworks.models.lenet import lenet5_modern as lenet5_modern

@@ -38,3 +38,39 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.down(x)
         return torch.add(y, self.residual(y))
+
+
+def fastnet(
+    *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
+) -> nn.Sequential:
+    """A 4x4/2 convolution to 32 maps, three blocks, the mean over the last maps, a linear layer.
+
+    For images of 16x16 and more, of any size. Raises U122 for smaller ones.
+    """
+    if min(input_size) < 16:
+        raise misfit(
+            "fastnet",
+            input_size,
+            why="it halves the image four times",
+            fits="16x16 and larger",
+            size=32,
+        )
+    return stage(  # at 32x32:
+        stem=stage(
+            conv=nn.Conv2d(in_channels, 32, 4, stride=2, padding=1, bias=False),
+            norm=nn.BatchNorm2d(32),
+            relu=nn.ReLU(inplace=True),
+        ),  # (N, 32, 16, 16)
+        block1=Block(32, WIDTHS[0]),  # (N, 64, 8, 8)
+        block2=Block(WIDTHS[0], WIDTHS[1]),  # (N, 128, 4, 4)
+        block3=Block(WIDTHS[1], WIDTHS[2]),  # (N, 256, 2, 2)
+        pool=stage(mean=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()),  # (N, 256)
+        output=nn.Linear(WIDTHS[2], num_classes),
+    )
+
+
+register(
+    fastnet,
+    source="convworks' own design",
+    summary="small residual network for CPUs, three blocks; images of 16 pixels and more",
+)

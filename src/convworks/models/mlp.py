@@ -13,13 +13,15 @@ import math
 from torch import nn
 
 from convworks.layers import stage
-from convworks.models.registry import register
+from convworks.models.registry import misfit, register
 
 
 def mlp128(
     *, num_classes: int = 10, in_channels: int = 1, input_size: tuple[int, int] = (28, 28)
 ) -> nn.Sequential:
-    """(N, C, H, W) -> 128 -> (N, K), for images of any one size."""
+    """(N, C, H, W) -> 128 -> (N, K), for images of any one size. Raises U122 for one without pixels."""
+    if min(input_size) < 1:
+        raise misfit("mlp128", input_size, why="there are no pixels", fits="1x1 and larger", size=28)
     return stage(
         fc1=stage(
             flatten=nn.Flatten(), linear=nn.Linear(in_channels * math.prod(input_size), 128), relu=nn.ReLU()

@@ -9,13 +9,15 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from convworks.errors import ConvworksError, closest
 from convworks.recipes.recipe import Recipe, help_lines, leaves
 
+# Settings that may be without a value, as in  --set ema=none
+OPTIONAL = frozenset(name for name, hint in get_type_hints(Recipe).items() if type(None) in get_args(hint))
 CONFIG_CAP = 1 << 20  # bytes of a TOML file
 
 
@@ -52,9 +54,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        if value.strip().lower() in {"none", ""}:
-            return key.strip(), None
-        return key.strip(), value.strip()
+        absent = value.strip().lower() in {"none", ""} and key.strip() in OPTIONAL
+        return key.strip(), None if absent else value.strip()
 
 
 def build(values: Mapping[str, Any], base: Recipe) -> Recipe:

@@ -143,7 +143,7 @@ def _score(evaluation: Evaluation, run: RunRecord) -> dict[str, Any]:
     """The result in numbers, for the head of the page."""
     metrics, place = evaluation.metrics, run.kept_epoch
     train = None if place is None else run.epochs[place].train_accuracy
-    weights = "averaged weights" if evaluation.weights == "ema" else "weights"
+    weights = "averaged weights" if evaluation.weights == "average" else "weights"
     after = "" if place is None else f" after epoch {place + 1} of {len(run.epochs)}"
     return {
         "metrics": metrics,
@@ -158,7 +158,7 @@ def _score(evaluation: Evaluation, run: RunRecord) -> dict[str, Any]:
 
 def _sentence(metrics: Metrics) -> str:
     worst = weakest_words(metrics)
-    return "The weakest class is {}: {}.".format(*worst) if worst else "Every image was answered rightly."
+    return 'The weakest class is "{}": {}.'.format(*worst) if worst else "Every image was answered rightly."
 
 
 def _so_far(run: RunRecord) -> str:

@@ -52,10 +52,9 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The wall clock. Each line of timing.jsonl covers the time since the line before it in its session."""
+    """The wall clock: how long a run took, in the sessions between its stops."""
 
-    seconds: float
-    images_per_second: float | None  # median of the lines
+    seconds: float  # from the start of each session to its last finished epoch or its stop
     sessions: int
     resumed_at: tuple[int, ...]  # steps after which the run was taken up again
 
@@ -218,23 +217,20 @@ def _epoch(line: _Line) -> EpochRecord:
 
 
 def _timing(path: Path) -> Timing | None:
-    seconds, rates, sessions, resumed, step = 0.0, [], 0, [], 0
+    sessions: list[list[float]] = []  # the times of the records of each
+    resumed: list[int] = []
     for line in _records(path):
-        if line.tree.get("kind") == "session":
-            event = line.tree.get("event")
-            sessions += event in {"start", "resume"}
-            if event == "resume":
-                at = line.whole("step")
-                resumed.append(step if at is None else at)
-            continue
-        seconds += line.real("wall_seconds") or 0.0
-        step = line.whole("step") or step
-        if rate := line.real("images_per_second"):
-            rates.append(rate)
-    if not seconds and not sessions:
+        event, at = line.tree.get("event"), line.real("at") or 0.0
+        if event in {"start", "resume"}:
+            sessions.append([])
+        if event == "resume":
+            resumed.append(line.counter("step"))
+        if sessions and event != "finish":  # which comes after the report
+            sessions[-1].append(at)
+    if not sessions:
         return None
-    median = float(np.median(rates)) if rates else None
-    return Timing(seconds, median, sessions, tuple(dict.fromkeys(resumed)))
+    seconds = sum(max(0.0, times[-1] - times[0]) for times in sessions)
+    return Timing(seconds, len(sessions), tuple(dict.fromkeys(resumed)))
 
 
 def _evaluations(folder: Path, manifest: Manifest | None) -> tuple[Evaluation, ...]:

@@ -250,9 +250,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
         rows.append(("size of the model", size(weights.stat().st_size)))
     if run.timing is not None:
         sessions = f" in {count(run.timing.sessions, 'session')}" if run.timing.sessions > 1 else ""
-        rows.append(("wall clock", duration(run.timing.seconds) + sessions))
-        if run.timing.images_per_second is not None:
-            rows.append(("training speed", f"{run.timing.images_per_second:,.0f} images/s (median)"))
+        rows.append(("wall clock of the training", duration(run.timing.seconds) + sessions))
     return rows
 
 
