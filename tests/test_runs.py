@@ -29,7 +29,7 @@ def test_simultaneous_starts_get_distinct_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "a\0b", "x" * 300])
 def test_a_name_is_a_plain_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConvworksError, match="U120.*cannot be the name of a run"):
+    with pytest.raises(ConvworksError, match="U130.*cannot be the name of a run"):
         create_run(tmp_path, "x", name=name)
 
 
@@ -37,7 +37,7 @@ def test_a_taken_name_is_refused_unless_it_holds_nothing(tmp_path: Path) -> None
     create_run(tmp_path, "x", name="mine")
     run = create_run(tmp_path, "x", name="mine")  # what a kill in the first moment leaves is taken over
     (run.path / "recipe.json").write_text("{}")
-    with pytest.raises(ConvworksError, match="U120.*there is a run called 'mine' already"):
+    with pytest.raises(ConvworksError, match="U130.*there is a run called 'mine' already"):
         create_run(tmp_path, "x", name="mine")
 
 

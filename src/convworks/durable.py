@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +79,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
@@ -87,10 +96,17 @@ def read_json(path: Path, *, cap: int = JSON_CAP) -> Any:
     Raises ConvworksError A401 (unreadable) with the path and the reason.
     """
     try:
-        size = path.stat().st_size
-        if size > cap:
-            raise ValueError(f"it has {size:,} bytes, more than the limit of {cap:,}")
-        return json.loads(path.read_bytes(), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")  # a named pipe would wait for ever
+        if status.st_size > cap:
+            raise ValueError(f"it has {status.st_size:,} bytes, more than the limit of {cap:,}")
+        return json.loads(
+            path.read_bytes(),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except (OSError, ValueError, RecursionError) as problem:
         raise ConvworksError("A401", f"cannot read {path.name}: {problem}", where=str(path)) from problem
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -36,6 +37,10 @@ class ConvworksError(Exception):
         self.code, self.what, self.where, self.why, self.try_ = code, what, where, why, try_
         super().__init__(self.format())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that an error can cross a process boundary or be copied."""
+        return _rebuild, (type(self), self.__dict__.copy(), self.args)
+
     @property
     def hint(self) -> str:
         """The command or change to try."""
@@ -52,10 +57,17 @@ class ConvworksError(Exception):
         return "\n".join(lines)
 
 
+def _rebuild(cls: type[ConvworksError], values: dict[str, Any], args: tuple[Any, ...]) -> ConvworksError:
+    made = cls.__new__(cls)
+    made.__dict__.update(values)
+    made.args = args
+    return made
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None where none is near."""
     names = list(known)
-    lowered = {n.lower(): n for n in names}
+    lowered = {n.lower(): n for n in reversed(names)}  # the first of those that differ in case only
     found = get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
 
@@ -66,9 +78,10 @@ def unknown_name(
     """The error for a name that no table has: says the closest match, or lists what there is."""
     names = sorted(known)
     near = closest(name, names)
+    there_are = f"known: {', '.join(names)}" if names else "there are none"
     return ConvworksError(
         code,
         f"there is no {kind} called '{name}'",
-        where=f"did you mean '{near}'?" if near else f"known: {', '.join(names)}",
-        try_=try_.format(near=near or (names[0] if names else "")),
+        where=f"did you mean '{near}'?" if near else there_are,
+        try_=try_.replace("{near}", near or (names[0] if names else "")),
     )

@@ -104,10 +104,10 @@ def _now() -> str:
 def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
     """Make a new folder: `name`, or base-01, base-02 ... (the making is atomic: two starts get two folders).
 
-    Raises R503 where the place cannot be written to, U120 where `name` is taken or no plain name.
+    Raises R503 where the place cannot be written to, U130 where `name` is taken or no plain name.
     """
     if name is not None and (not re.fullmatch(r"[\w.+-][\w.+ -]{0,199}", name) or name in {".", ".."}):
-        raise ConvworksError("U120", f"'{name}' cannot be the name of a run", try_="--name my-run")
+        raise ConvworksError("U130", f"'{name}' cannot be the name of a run", try_="--name my-run")
     try:
         out.mkdir(parents=True, exist_ok=True)
         if name is not None:
@@ -120,7 +120,7 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
                 return Run(path)
     except FileExistsError as problem:
         raise ConvworksError(
-            "U120",
+            "U130",
             f"there is a run called '{name}' already" if name else f"'{out}' is a file, not a folder",
             where=str(out),
             try_=f"--name {name}-2, or convworks resume {out / name}" if name else "--out runs",

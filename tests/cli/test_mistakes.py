@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from convworks.cli.entry import find_verb
+from convworks.cli.parse import parse
 from convworks.errors import EXIT_STATUS
 from tests.cli.helpers import Ran, draw, photos, run
 
@@ -26,7 +29,17 @@ def one_message(ran: Ran, code: str, *named: str) -> None:
     assert "Traceback" not in ran.err + ran.out
     for name in named:
         assert name in ran.err
-    assert re.search(r"^  try:   \S", ran.err, re.MULTILINE) or "did you mean" in ran.err, ran.err
+    advice = re.search(r"^  try:   (\S.*)", ran.err, re.MULTILINE)
+    assert advice is not None, ran.err
+    words = advice[1].split("  (")[0].split(", or ")[0]
+    if words.startswith("convworks ") and "..." not in words:
+        it_parses(shlex.split(words)[1:])
+
+
+def it_parses(words: list[str]) -> None:
+    """A command that is offered has no mistake of its own."""
+    if "--help" not in words and "--help-all" not in words:
+        parse(find_verb(words), words[1:])
 
 
 def nothing(world: Path) -> None:
@@ -143,7 +156,7 @@ LINE: list[tuple[str, Setup, str, str, str]] = [
     ("setting out of range", nothing, "train photos --set optimizer.lr=-1", "U112", "optimizer.lr"),
     ("config out of range", write("my.toml", "ema = 2"), "train photos --config my.toml", "U112", "ema"),
     ("size that does not fit", nothing, "train photos --model lenet5 --size 9", "U122", "lenet5"),
-    ("bad run name", nothing, "train photos --name a/b", "U120", "a/b"),
+    ("bad run name", nothing, "train photos --name a/b", "U130", "a/b"),
     ("run with other settings", nothing, "train photos --name photos-mlp128-01", "U1", "photos-mlp128-01"),
 ]
 
@@ -184,11 +197,11 @@ ARTIFACTS: list[tuple[str, Setup, str, str, str]] = [
     ("damaged weights", damaged_weights, f"predict {RUN} photos", "A4", "weights.safetensors"),
     ("newer model", newer_model, f"predict {RUN} photos", "A4", "model"),
     ("other images", changed_images, f"resume {RUN}", "D145", "0.png"),
-    ("other settings", unfinished, f"resume {RUN} --lr 0.5", "U121", "optimizer.lr"),
+    ("other settings", unfinished, f"resume {RUN} --lr 0.5", "U131", "optimizer.lr"),
 ]
 
 RESOURCES: list[tuple[str, Setup, str, str, str]] = [
-    ("a file in the way", write("file", "x"), "train photos --out file", "U120", "file"),
+    ("a file in the way", write("file", "x"), "train photos --out file", "U130", "file"),
     ("a file above", write("file", "x"), "train photos --out file/runs", "R503", "file/runs"),
     ("table in no folder", nothing, f"predict {RUN} photos --csv no/where.csv", "R503", "no/where.csv"),
     ("no such device", nothing, "train photos --model mlp128 --device cuda:77", "R520", "cuda:77"),

@@ -28,6 +28,8 @@ class Flags(OutputFlags):
     the data"""
     lr: Annotated[float | None, Shown("X", "0.1"), Gt(0), Lt(10)] = None
     """learning rate"""
+    factor: Annotated[float | None, Shown("X", "2")] = None
+    """any finite number"""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Shown("NAME")] = "auto"
     """numbers"""
     workers: Annotated[int | Literal["auto"] | None, Shown("N", "2"), Ge(0)] = None
@@ -113,6 +115,9 @@ MISTAKES = [
     ("photos/ --epochs=-1", "U003", "--epochs cannot be '-1'", "photos/ --epochs=30"),
     ("photos/ --lr -0.1", "U003", "--lr cannot be '-0.1'", "photos/ --lr 0.1"),
     ("photos/ --lr nan", "U003", "--lr cannot be 'nan'", "photos/ --lr 0.1"),
+    ("photos/ --lr 0", "U003", "--lr cannot be '0'", "photos/ --lr 0.1"),
+    ("photos/ --factor inf", "U003", "--factor cannot be 'inf'", "photos/ --factor 2"),
+    ("photos/ --factor nan", "U003", "--factor cannot be 'nan'", "photos/ --factor 2"),
     ("photos/ --lr inf", "U003", "--lr cannot be 'inf'", "photos/ --lr 0.1"),
     ("photos/ --lr 10", "U003", "--lr cannot be '10'", "photos/ --lr 0.1"),
     ("photos/ --lr None", "U003", "--lr cannot be 'None'", "photos/ --lr 0.1"),
@@ -200,7 +205,7 @@ def test_help_texts_are_the_docstrings_of_the_fields() -> None:
 def test_own_flags_come_before_those_of_the_group() -> None:
     names = [flag.field for flag in describe(Flags)]
     assert names == [
-        *("source", "paths", "epochs", "lr", "precision", "workers", "set", "out", "dry_run"),
+        *("source", "paths", "epochs", "lr", "factor", "precision", "workers", "set", "out", "dry_run"),
         *("json", "quiet", "verbose"),
     ]
 

@@ -166,6 +166,7 @@ def test_stopped_says_how_to_continue() -> None:
 def test_stopped_before_the_first_step_names_no_step() -> None:
     out, err, _ = shown(Stopped(Path("runs/a-01"), 1, 0, 0, 0.0), quiet=True)
     assert (out, err) == ("continue with:  convworks resume runs/a-01\n", "")
+    assert shown(Stopped(Path("runs/a-01"), 1, 0, 0, 0.0))[1] == ""
 
 
 def test_a_resumed_run_says_where_and_how_exactly() -> None:

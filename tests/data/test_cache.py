@@ -79,8 +79,20 @@ def test_the_code_that_makes_pixels_is_part_of_the_name(monkeypatch: pytest.Monk
     assert was == module.pixel_code()
     monkeypatch.setattr(module, "version", lambda name: "99.0" if name == "pillow" else "1.0")
     assert module.pixel_code() != was
+    monkeypatch.setattr(module.inspect, "getsource", lambda found: f"{found.__name__} in another version")
+    changed = module.pixel_code()
+    monkeypatch.setattr(module.inspect, "getsource", lambda found: f"{found.__name__} again another")
+    assert module.pixel_code() != changed
     monkeypatch.setattr(module.inspect, "getsource", lambda _: (_ for _ in ()).throw(OSError("no source")))
     assert len(module.pixel_code()) == 64
+
+
+def test_modules_behind_the_decoder_are_seen() -> None:
+    names = [found.__name__ for found in module.pixel_modules()]
+    assert {"convworks.data.decode", "convworks.data.preprocess"} < set(names)
+    assert "convworks.data.frames" in names  # decode takes its parsers from there
+    assert names == sorted(set(names))
+    assert "convworks.data.manifest" not in names
 
 
 def damage(folder: Path, how: str) -> None:

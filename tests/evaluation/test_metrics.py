@@ -245,7 +245,7 @@ def test_a_damaged_record_is_refused(tree: object, message: str) -> None:
     [
         (np.ones((2, 1)), np.zeros(3, dtype=np.int64), "U160", "do not fit"),
         (np.ones((2, 2)) / 2, np.zeros((2, 1), dtype=np.int64), "U160", "do not fit"),
-        (np.ones((0, 2)), np.zeros(0, dtype=np.int64), "D210", "no image"),
+        (np.ones((0, 2)), np.zeros(0, dtype=np.int64), "D205", "no image"),
         (np.ones((1, 2)) / 2, np.zeros(1), "U160", "whole numbers"),
         (np.ones((1, 2)) / 2, np.array([2]), "U160", "between 0 and 1"),
         (np.ones((1, 2)) / 2, np.array([-1]), "U160", "between 0 and 1"),

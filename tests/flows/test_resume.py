@@ -173,7 +173,7 @@ def test_verdict_on_a_changed_setting(tmp_path: Path, data: Path, assignment: st
         assert isinstance(resume_all(tmp_path, changes=changes)[-1], Finished)
         return
     key = assignment.partition("=")[0]
-    with pytest.raises(ConvworksError, match=f"U121.*{key}") as caught:
+    with pytest.raises(ConvworksError, match=f"U131.*{key}") as caught:
         resume_all(tmp_path, changes=changes)
     assert caught.value.exit_status == 2
 
@@ -193,7 +193,7 @@ def test_an_override_is_stamped(tmp_path: Path, data: Path) -> None:
 
 def test_another_command_in_the_same_name_is_refused(tmp_path: Path, data: Path) -> None:
     train_until(tmp_path, data, 4)
-    with pytest.raises(ConvworksError, match=r"U121.*batch was 16, is 8"):
+    with pytest.raises(ConvworksError, match=r"U131.*batch was 16, is 8"):
         train_all(tmp_path, data, batch=8)
 
 

@@ -70,7 +70,7 @@ class Augment:
 
     @property
     def enabled(self) -> bool:
-        """False for the policy that changes nothing: then the network sees the centre crop."""
+        """False for the policy that changes nothing but the place of a crop."""
         return self.flip or self.shift > 0 or self.affine
 
     @property
@@ -101,11 +101,11 @@ def augment(
 ) -> torch.Tensor:
     """uint8 (B, Hs, Ws, C) on the CPU -> uint8 (B, height, width, C); `indices` (B,) name the samples.
 
-    A policy that is not enabled gives the centre crop, without a copy. Raises ConvworksError U171.
+    A policy that is not enabled leaves images of that very size as they are. Raises ConvworksError U171.
     """
     source = images.numpy()
-    if not policy.enabled:
-        return torch.from_numpy(centre_crop(source, height, width))
+    if not policy.enabled and source.shape[1:3] == (height, width):
+        return images
     policy.require_fits(height=height, width=width)
     # The first draws are the same however many are made.
     draws = uniform(seed, "augment", epoch, indices, DRAWS if policy.affine else 3)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,11 +188,25 @@ class PixelCache:
 
 
 def pixel_code() -> str:
-    """Hash of what turns bytes into pixels: decoder and resizer themselves, and the libraries below them."""
+    """Hash of what turns bytes into pixels: the text of decoder and resizer, and the libraries below them."""
     parts = [f"{name} {version(name)}" for name in ("convworks", "numpy", "pillow", "simplejpeg", "torch")]
     with contextlib.suppress(OSError):  # no source text is at hand: the versions must do
-        parts += [inspect.getsource(module) for module in (decoding, preprocess)]
+        parts += [inspect.getsource(module) for module in pixel_modules()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def pixel_modules() -> list[ModuleType]:
+    """Decoder, resizer, and the modules of this package that they take something from; by name."""
+    found: dict[str, ModuleType] = {}
+    open_ends: list[ModuleType] = [decoding, preprocess]
+    while open_ends:
+        module = open_ends.pop()
+        found[module.__name__] = module
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if name not in found and str(name).startswith("convworks.data."):
+                open_ends.append(sys.modules[str(name)])
+    return [found[name] for name in sorted(found)]
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -160,7 +160,7 @@ def measure(
 ) -> Metrics:
     """All scores of (N, K) probabilities against (N,) true class numbers.
 
-    Raises U160 where the shapes, the labels or the probabilities do not fit, D210 where there is no image
+    Raises U160 where the shapes, the labels or the probabilities do not fit, D205 where there is no image
     and N620 where a probability is not a number.
     """
     labels = _checked(probabilities, labels, classes)
@@ -195,7 +195,7 @@ def _checked(
             f"and {len(classes)} classes"
         )
     if not len(labels):
-        raise ConvworksError("D210", "there is no image to measure", try_="convworks check DATA")
+        raise ConvworksError("D205", "there is no image to measure", try_="convworks check DATA")
     if not np.issubdtype(labels.dtype, np.integer):
         raise _unfit(f"labels must be whole numbers, not {labels.dtype}")
     if labels.min() < 0 or labels.max() >= len(classes):

@@ -218,7 +218,7 @@ def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, w
         prepared.preprocess,
         batch=recipe.batch,
         seed=recipe.seed,
-        augment=policy if policy.enabled else None,
+        augment=policy,
         shuffle=True,
         threads=workers,
         dtype=torch.float32,

@@ -275,7 +275,7 @@ class Session:
         if recipe.schedule.name == "plateau":
             self.plateau = self.plateau.after_epoch(metrics.top1)
         seen = max(position.seen, 1)
-        record = {
+        record: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "train_loss": position.loss_sum / seen,
             "train_accuracy": position.correct / seen,

@@ -103,7 +103,7 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Iterato
 def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Iterator[Event]:
     """Continue a run where it was saved. It ends with the same bits as one that was never stopped.
 
-    Raises A410 (no run there), U121 (settings that alter the result changed, without `override`), D145 (other
+    Raises A410 (no run there), U131 (settings that alter the result changed, without `override`), D145 (other
     images, without `accept_data_change`), R510 (in use).
     """
     keep_pages()
@@ -187,7 +187,7 @@ def _unfinished(request: TrainRequest, record: Mapping[str, Any], base: str) -> 
 def _other_run(run: Run, changed: list[tuple[str, Any, Any]]) -> ConvworksError:
     listed = "; ".join(f"{key} was {old}, is {new}" for key, old, new in changed[:5])
     return ConvworksError(
-        "U121",
+        "U131",
         f"the run {run.name} was begun with other settings: {listed or 'other data'}",
         where=str(run.path),
         try_=f"convworks resume {run.path}, or another --name",
@@ -199,7 +199,7 @@ def _check_changes(run: Run, changed: list[tuple[str, Any, Any]], *, override: b
     if unsafe and not override:
         listed = "; ".join(f"{key}: {old} -> {new}" for key, old, new in unsafe[:5])
         raise ConvworksError(
-            "U121",
+            "U131",
             f"these settings would change what {run.name} computes: {listed}",
             why="the result would be neither the old recipe's nor the new one's",
             try_=f"convworks resume {run.path} --override ...  (it is written into the report)",
@@ -318,7 +318,7 @@ def _found(prepared: Prepared) -> Found:
         counts={name: counts[name] for name in manifest.classes},
         left_out=tuple((s.path, s.verdict) for s in manifest.samples if s.verdict != "ok"),
         ignored=len(manifest.ignored),
-        warnings=tuple(manifest.warnings),
+        warnings=(*manifest.warnings, *dataset.notices),
         manifest=manifest.sha256,
         seconds=prepared.seconds,
     )

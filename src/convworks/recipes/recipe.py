@@ -112,7 +112,7 @@ class Recipe:
     )
     keep: Literal["best", "last"] = option("best", "Which epoch's weights become the model.")
     val_fraction: Annotated[float, Gt(0), Lt(1)] = option(
-        0.2, "Share of the images held out for validation where the data has no split."
+        0.2, "Share held out for validation where the data has no split; half of it beside a test split."
     )
     seed: Annotated[int, Ge(0), Lt(2**63)] = option(0, "Seed of every random draw.")
     precision: Literal["auto", "fp32", "bf16"] = option("auto", "auto: what is faster here, measured.")
