@@ -170,7 +170,7 @@ def test_bad_json_is_refused_with_the_reason(tmp_path: Path, content: bytes, rea
 
 
 def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
-    for name, reason in (("missing.json", "No such file"), (".", "directory")):
+    for name, reason in (("missing.json", "No such file"), (".", "not a regular file")):
         with pytest.raises(ConvworksError, match=reason) as caught:
             durable.read_json(tmp_path / name)
         assert caught.value.exit_status == 4

@@ -18,7 +18,7 @@ FLOORS = {
     2: ("models", "training", "evaluation"),
     3: ("recipes", "runs", "bundle"),
     4: ("report",),
-    5: ("flows", "api", "sklearn"),
+    5: ("flows", "environment", "api", "sklearn"),
     6: ("cli", "__main__"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -9,7 +9,6 @@ Everything here is a few lines over the flows; nothing is kept between calls.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from convworks.data.dataset import Dataset
 from convworks.data.manifest import Manifest
 from convworks.data.preprocess import Preprocess
 from convworks.durable import read_json
+from convworks.environment import cache_folder, data_root
 from convworks.errors import ConvworksError
 from convworks.evaluation.metrics import Metrics
 from convworks.flows.evaluate import EvaluateRequest, Evaluation
@@ -44,7 +44,7 @@ from convworks.flows.prepare import (
 from convworks.flows.train import ResumeRequest, TrainRequest
 from convworks.flows.train import resume as resume_flow
 from convworks.flows.train import train as train_flow
-from convworks.recipes.defaults import recipe, recipe_for
+from convworks.recipes.defaults import recipe, resolve_named
 from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.recipes.resolve import Resolved, resolve
 from convworks.training.loop import Numerics, Position, Step, train_epoch
@@ -53,12 +53,6 @@ from convworks.training.schedule import make_schedule
 __all__ = ["Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
 
 _SHORT = {"lr": "optimizer.lr", "momentum": "optimizer.momentum", "weight_decay": "optimizer.weight_decay"}
-
-
-def default_cache() -> Path:
-    """Where decoded images and downloads are kept: the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "convworks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +93,17 @@ class TrainedRun:
 
     def evaluate(self, data: str | Path, *, split: str | None = None, **options: Any) -> Evaluation:
         """Metrics on labelled data; classes are matched by name. `options` are those of EvaluateRequest."""
-        request = DataRequest(location=str(data), cache=default_cache())
+        request = DataRequest(location=str(data), cache=cache_folder(None), data_root=data_root(None))
         return evaluate_flow(EvaluateRequest(model=self.path, data=request, split=split, **options))
 
 
 def _resolved(*, model: str | None, named: str | Recipe | None, settings: Mapping[str, Any]) -> Resolved:
-    if isinstance(named, Recipe):
-        base_name, base = "given", named
-    elif named is not None:
-        base_name, base = named, recipe(named)
-    else:
-        base_name, base = recipe_for(model or "fastnet")
     values = {_SHORT.get(key, key.replace("__", ".")): value for key, value in settings.items()}
     if model is not None:
         values["model"] = model
-    return resolve(base=base, base_name=base_name, flags=values)
+    if isinstance(named, Recipe):
+        return resolve(base=named, base_name="given", flags=values)
+    return resolve_named(named, flags=values)
 
 
 def train(
@@ -124,20 +114,21 @@ def train(
     out: str | Path = "runs",
     name: str | None = None,
     cache: str | Path | None = None,
-    data_root: str | Path | None = None,
+    root: str | Path | None = None,
     fresh: bool = False,
     **settings: Any,
 ) -> TrainedRun:
     """Train on a folder of class folders, an archive, a CSV file or a named data set.
 
+    `root` is the folder of named data sets, and `cache` that of prepared images (else the environment's).
     `settings` are those of a recipe: epochs=5, lr=0.1, augment__flip=True. A stopped run with the same
     settings is continued. Returns the finished run. Raises ConvworksError.
     """
     request = TrainRequest(
         data=DataRequest(
             location=str(data),
-            cache=Path(cache) if cache is not None else default_cache(),
-            data_root=Path(data_root) if data_root is not None else None,
+            cache=Path(cache) if cache is not None else cache_folder(None),
+            data_root=data_root(Path(root) if root is not None else None),
         ),
         resolved=_resolved(model=model, named=recipe, settings=settings),
         out=Path(out),
@@ -149,7 +140,7 @@ def train(
 
 def resume(run: str | Path, *, cache: str | Path | None = None) -> TrainedRun:
     """Continue a stopped run; it ends with the same bits as one that was never stopped."""
-    where = Path(cache) if cache is not None else default_cache()
+    where = Path(cache) if cache is not None else cache_folder(None)
     for _ in resume_flow(ResumeRequest(run=Path(run), cache=where)):
         pass
     return TrainedRun(Path(run))
@@ -207,8 +198,8 @@ class Data:
         """Open anything that `train` takes. Raises D-errors as it does."""
         values = {"seed": 0, **settings, **({"size": size} if size is not None else {})}
         resolved = _resolved(model=None, named=None, settings=values)
-        where = Path(cache) if cache is not None else default_cache()
-        request = DataRequest(location=str(location), cache=where)
+        where = Path(cache) if cache is not None else cache_folder(None)
+        request = DataRequest(location=str(location), cache=where, data_root=data_root(None))
         prepared = prepare_data(
             request, resolved.recipe, expected=None, geometry=None, should_stop=lambda: False
         )

@@ -139,9 +139,9 @@ def markdown() -> str:
     rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in CODES.items())
     return f"""# Errors
 
-Every message says what happened, where, why it matters, and a command to try. The letter of the code decides the
-exit status: U 2, D 3, A 4, R 5, N 6. A fault of convworks itself is 1, a stopped run that can be resumed 75, a hard
-interrupt 130.
+Every message says what happened, where, why it matters, and a command to try. The letter of the code
+decides the exit status: U 2, D 3, A 4, R 5, N 6. A fault of convworks itself is 1, a stopped run that can be
+resumed 75, a hard interrupt 130.
 
 | code | meaning |
 |---|---|

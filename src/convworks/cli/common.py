@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from convworks.cli import environment
+from convworks import environment
 from convworks.cli.flags import SourceFlags
 from convworks.errors import EXIT_INTERRUPTED, EXIT_OK
 

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from convworks.cli.environment import wants_colour
+from convworks.environment import wants_colour
 from convworks.errors import ConvworksError
 
 # For streams that are not Unicode: a near sign instead of an escape.

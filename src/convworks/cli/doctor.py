@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from convworks.cli import environment
+from convworks import environment
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb
 from convworks.cli.text import count, table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from convworks.cli import environment
+from convworks import environment
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb
 from convworks.cli.text import fraction, table
@@ -130,26 +130,14 @@ def _run_row(run: Run) -> Row:
     }
 
 
-# The ranges of codes; every code of a letter ends with the letter's exit status.
-CODES = (
-    ("U001-U099", "the command line: a verb, a flag, a value, a missing subject"),
-    ("U100-U199", "an unknown name, or a value that does not fit"),
-    ("D100-D119", "where images come from: location, layout, archive"),
-    ("D120-D139", "an image that cannot be read"),
-    ("D140-D159", "manifest, split, images left out"),
-    ("D160-D179", "downloads of named data sets"),
-    ("D180-D199", "tables of labels"),
-    ("D200-D219", "data given to eval and predict"),
-    ("A400-A499", "files of ours: checkpoints, models, records of runs"),
-    ("R500-R599", "disk, memory, permissions, devices, runs in use"),
-    ("N600-N699", "numbers: the training diverged"),
-)
-
-
 def _errors(args: ListFlags) -> list[Row]:
-    rows: list[Row] = [{"codes": codes, "exit": EXIT_STATUS[codes[0]], "what": what} for codes, what in CODES]
+    from convworks.error_codes import CODES
+
+    rows: list[Row] = [
+        {"code": code, "exit": EXIT_STATUS[code[0]], "meaning": meaning} for code, meaning in CODES.items()
+    ]
     for status, what in ((1, "a fault of convworks"), (75, "stopped, resumable"), (130, "stopped at once")):
-        rows.append({"codes": "-", "exit": status, "what": what})
+        rows.append({"code": "-", "exit": status, "meaning": what})
     return rows
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt
 
-from convworks.cli import environment
+from convworks import environment
 from convworks.cli.common import show_all
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -19,7 +18,6 @@ from convworks.cli.signals import StopRequest
 from convworks.errors import EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
-    from convworks.flows.events import Event
     from convworks.flows.train import TrainRequest
     from convworks.recipes.resolve import Resolved
 
@@ -104,20 +102,12 @@ def run(args: TrainFlags, console: Console) -> int:
 
 def resolved(args: TrainFlags) -> Resolved:
     """The recipe out of the flags, --set, --config and --recipe, with the source of every value."""
-    from convworks.recipes.defaults import recipe, recipe_for
-    from convworks.recipes.resolve import parse_assignment, read_config, resolve
+    from convworks.recipes.defaults import resolve_named
 
-    name = args.recipe
-    if name is None:
-        written = read_config(args.config) if args.config else {}
-        model = args.model or dict(parse_assignment(each) for each in args.set).get("model")
-        name, base = recipe_for(str(model or written.get("model") or "fastnet"))
-    else:
-        base = recipe(name)
     flags = {setting: getattr(args, flag) for flag, setting in SETTINGS.items()}
     flags["workers"] = -1 if args.workers == "auto" else args.workers
     given = {setting: value for setting, value in flags.items() if value is not None}
-    return resolve(base=base, base_name=name, config=args.config, assignments=args.set, flags=given)
+    return resolve_named(args.recipe, config=args.config, assignments=args.set, flags=given)
 
 
 def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int:
@@ -130,8 +120,7 @@ def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int
     renderer = Renderer(console)
     with tempfile.TemporaryDirectory(prefix="convworks-dry-run-") as folder:
         rehearsal = replace(request, out=Path(folder), fresh=True)
-        events = cast("Generator[Event]", train(rehearsal, should_stop=stop))
-        with closing(events):
+        with closing(train(rehearsal, should_stop=stop)) as events:
             for event in events:
                 if isinstance(event, Will):
                     name = request.name or event.run.name

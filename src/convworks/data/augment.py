@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from convworks.data.preprocess import SERIAL, blocks, centre_crop
+from convworks.data.preprocess import SERIAL, blocks
 from convworks.errors import ConvworksError
 from convworks.randomness import uniform
 

@@ -316,7 +316,7 @@ def _require_known(source: Source, entries: Sequence[Entry], classes: Sequence[s
         f"{shown(source.location)} has {kind} the model never saw: {names}",
         where=f"model classes: {', '.join(map(shown, classes))}{absent}",
         why="the model has no answer for it, so each of these images would count as wrong",
-        try_=_evaluate(source, f"--ignore-classes {' '.join(shlex.quote(shown(name)) for name in unseen)}"),
+        try_=_evaluate(source, " ".join(f"--ignore-classes {shlex.quote(shown(name))}" for name in unseen)),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convworks import models
+from convworks.data import named
 from convworks.data.augment import Augment
 from convworks.data.dataset import Dataset, build_dataset
 from convworks.data.loader import Loader
@@ -52,6 +53,17 @@ class DataRequest:
             cache=self.cache,
             offline=self.offline,
         )
+
+    def pending_download(self) -> str:
+        """What opening would download, in words; '' where nothing is missing or the network is not used."""
+        if self.offline or Path(self.location).exists() or self.location not in named.names():
+            return ""
+        try:
+            named.find_named(self.location, data_root=self.data_root, cache=self.cache, offline=True)
+        except ConvworksError as problem:
+            size = named.info(self.location).size
+            return f"downloading {self.location} ({size / 1e6:.1f} MB)" if problem.code == "D161" else ""
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """For the run's record. A path is kept absolute, so that resuming works from any folder."""

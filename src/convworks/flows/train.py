@@ -6,8 +6,8 @@ import contextlib
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from convworks.runs import Run, append_timing, create_run, list_runs, open_run, 
 from convworks.training.allocator import keep_pages
 from convworks.training.checkpoint import Checkpoint, newest_valid
 from convworks.training.planner import Plan, plan_from_dict, usable_cpus
+
+PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
 
 
 def never() -> bool:
@@ -65,7 +67,7 @@ class ResumeRequest:
     rescue: Path | None = None
 
 
-def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Iterator[Event]:
+def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generator[Event]:
     """Train a network. The same request again continues a run that was stopped, and never a finished one.
 
     Raises ConvworksError; nothing was computed where it is a usage, name or permission error.
@@ -74,6 +76,7 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Iterato
     recipe = request.resolved.recipe
     if recipe.model not in models.names():
         raise unknown_name("model", recipe.model, models.names(), try_="convworks train ... --model {near}")
+    yield from announce_download(request.data)
     with request.data.open() as source:
         base = f"{source.name}-{recipe.model}"
     record = _record(request)
@@ -100,7 +103,7 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Iterato
         raise
 
 
-def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Iterator[Event]:
+def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Generator[Event]:
     """Continue a run where it was saved. It ends with the same bits as one that was never stopped.
 
     Raises A410 (no run there), U131 (settings that alter the result changed, without `override`), D145 (other
@@ -120,6 +123,8 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Itera
             record["recipe"], record["provenance"] = to_dict(recipe), sources
             unsafe = [key for key, _, _ in changed if key not in SAFE_KEYS]
             record["overrides"] = sorted({*record.get("overrides", []), *unsafe})
+            if PLAN_KEYS.intersection(unsafe):
+                run.plan_file.unlink(missing_ok=True)  # it is measured anew, as wanted now
             run.write_json(run.recipe_file, record)
     if run.finished:
         yield Note(f"{run.name} is finished: there is nothing to continue")
@@ -133,6 +138,13 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Itera
         rescue=request.rescue,
         accept_data_change=request.accept_data_change,
     )
+
+
+def announce_download(data: DataRequest) -> Iterator[Note]:
+    """Say what is about to be downloaded, and how large it is, before it is."""
+    pending = data.pending_download()
+    if pending:
+        yield Note(pending)
 
 
 def _record(request: TrainRequest) -> dict[str, Any]:
@@ -290,7 +302,11 @@ def _stored_geometry(run: Run) -> Geometry | None:
 def _plan(run: Run, prepared: Prepared, recipe: Recipe, network: Any, *, cache: Path | None) -> Plan:
     """The run's plan; measured and stored where it has none yet."""
     if run.plan_file.is_file():
-        return plan_from_dict(read_json(run.plan_file))
+        plan = plan_from_dict(read_json(run.plan_file))
+        workers = recipe.workers if recipe.workers >= 0 else plan.workers
+        return replace(
+            plan, workers=workers, checkpoint_every=recipe.checkpoint_every or plan.checkpoint_every
+        )
     plan = plan_training(prepared, recipe, network, cache=cache)
     run.write_json(run.plan_file, plan.to_dict())
     return plan

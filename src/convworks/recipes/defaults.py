@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from convworks.errors import unknown_name
 from convworks.recipes.recipe import AugmentSpec, OptimizerSpec, Recipe, ScheduleSpec
+from convworks.recipes.resolve import Resolved, parse_assignment, read_config, resolve
 
 _SGD = OptimizerSpec(name="nesterov", lr=0.05, momentum=0.9, weight_decay=5e-4, decay_norm_and_bias=False)
 
@@ -21,11 +25,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "lenet5": Recipe(
         model="lenet5",
-        epochs=15,
-        batch=64,
-        optimizer=OptimizerSpec(name="sgd", lr=0.02, momentum=0.9, weight_decay=0.0),
-        schedule=ScheduleSpec(name="cosine", warmup=0.05),
+        epochs=20,  # passes in the paper, section III-B
+        batch=32,
+        optimizer=OptimizerSpec(name="sgd", lr=0.005, momentum=0.9, weight_decay=0.0),
+        schedule=ScheduleSpec(name="cosine", warmup=0.2),  # squared distances are large at the start
         augment=AugmentSpec(shift=2),
+        ema=0.99,
     ),
     "lenet5_modern": Recipe(
         model="lenet5_modern",
@@ -61,6 +66,25 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES, try_="convworks list recipes")
     return RECIPES[name]
+
+
+def resolve_named(
+    name: str | None,
+    *,
+    config: Path | None = None,
+    assignments: tuple[str, ...] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The named recipe, or the one that fits the wanted model, with what was given laid over it.
+
+    The model may be wanted by flag, by `--set` or in the config file. Raises U101, U110, U111, U112.
+    """
+    if name is not None:
+        base = recipe(name)
+    else:
+        given = {**(read_config(config) if config else {}), **dict(map(parse_assignment, assignments))}
+        name, base = recipe_for(str({**given, **(flags or {})}.get("model") or "fastnet"))
+    return resolve(base=base, base_name=name, config=config, assignments=assignments, flags=flags)
 
 
 def recipe_for(model: str) -> tuple[str, Recipe]:

@@ -1,4 +1,4 @@
-"""The environment variables, read here and nowhere below the command line."""
+"""The environment variables, read here alone, for the two doors: the command line and the Python API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m convworks.cli`."""
+"""`python -m convworks`."""
 
 import sys
 
