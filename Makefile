@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: run test check bench proofs docs clean
 
 run: $(VENV)/.installed
-	$(BIN)/convworks train digits --model lenet5
+	$(BIN)/convworks train digits --model lenet5 --epochs 40
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -16,7 +16,8 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Self
 
@@ -43,13 +44,14 @@ from convworks.recipes.defaults import recipe_for
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import build
 from convworks.training.ema import WeightAverage
-from convworks.training.loop import NotFiniteError, Numerics, Position, train_epoch
+from convworks.training.loop import NotFiniteError, Numerics, Position, train_epoch, weights_are_finite
 from convworks.training.schedule import Plateau, make_schedule
 
 __all__ = ["ArrayPreprocess", "ConvNetClassifier"]
 
 SHORT_OF = 0.75  # images of at least this share of the network's side are padded, smaller ones are enlarged
 CHUNK = 2**20  # values measured at a time
+NOTHING = Augment()
 PREDICTED = 256  # samples in one forward pass without gradients
 
 # torch has one generator for the whole process: two fits in two threads would draw from each other's.
@@ -125,7 +127,7 @@ def _measured(
         mean = means.mean(axis=(1, 2), keepdims=True)
         std = np.sqrt(variances.mean(axis=(1, 2)) + means.var(axis=(1, 2)))[:, None, None]
         return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    unit = 255.0 if X.dtype == np.uint8 else float(np.abs(X).max()) or 1.0
+    unit = 255.0 if X.dtype == np.uint8 else max(float(X.max()), -float(X.min())) or 1.0
     zero = np.zeros((c, 1, 1))
     return (means if normalize == "mean-image" else zero), zero + unit
 
@@ -141,7 +143,7 @@ class _Batches:
         *,
         batch: int,
         seed: int | None = None,
-        policy: Augment | None = None,
+        policy: Augment = NOTHING,
     ) -> None:
         self.X, self.labels, self.preprocess, self.seed, self.policy = X, labels, preprocess, seed, policy
         begins = list(range(0, len(X), batch))
@@ -161,8 +163,8 @@ class _Batches:
         for i, j in pairwise(self.edges[start:]):
             rows = order[i:j]
             x = self.preprocess.to_input(self.X[rows])
-            if self.policy is not None:
-                draws = uniform(self.seed or 0, "augment", epoch, rows, DRAWS)
+            if self.seed is not None and self.policy.enabled:
+                draws = uniform(self.seed, "augment", epoch, rows, DRAWS)
                 x = _augmented(x - self.blank, self.policy, draws) + self.blank
             yield Batch(x=x, y=torch.from_numpy(self.labels[rows]), rows=rows)
 
@@ -188,7 +190,7 @@ def _augmented(x: Tensor, policy: Augment, draws: NDArray[np.float64]) -> Tensor
 @contextmanager
 def _isolated() -> Iterator[None]:
     """One fit at a time; torch's generators and gradient mode are afterwards what they were before."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with _ONE_FIT, torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -202,8 +204,8 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     recipe : how it is trained, by name or as a value; the model's own where it is None. Taken from it are
         model options, size, normalisation, epochs, batch, accumulation, optimizer, schedule, augmentation,
         label smoothing, class weights, gradient clipping, average of weights and early stopping.
-    epochs, batch, lr, size : in place of the recipe's. `size` is the side of the network's square input; where
-        nobody says it, images keep their own if the model takes it, else they get the published one.
+    epochs, batch, lr, size : in place of the recipe's. `size` is the side of the network's square input;
+        without one, images keep their own if the model takes it, else they get the published one.
     image_shape : (height, width) or (height, width, 3), where the rows of a 2-D X are images.
     random_state : seed of initial weights, order, augmentation and dropout. Same data, same seed, same
         threads: same predictions.
@@ -228,8 +230,8 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_features_in_ : where X is 2-D. feature_names_in_ : where X is a data frame.
 
     Raises ValueError for bad data, NotFittedError before `fit`, and ConvworksError for an unknown model or
-    recipe (U101), a bad setting (U112), an input size that the model does not take (U122), a shift that is too
-    large for the images (U171) and a training that diverges (N601).
+    recipe (U101), a bad setting (U112), an input size that the model does not take (U122), a shift that is
+    too large for the images (U171) and a training that diverges (N601).
     """
 
     def __init__(
@@ -260,37 +262,35 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train on X (N, ...) and labels y (N,) of any kind that can be sorted."""
-        X, y = validate_data(self, X, y, allow_nd=True)
-        if X.ndim != 2:
+        samples, targets = validate_data(self, X, y, allow_nd=True)
+        if samples.ndim != 2:
             del self.n_features_in_  # the height of an image is not a number of features
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        check_classification_targets(targets)
+        self.classes_, labels = np.unique(targets, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has a single class, {self.classes_[0]!r}; a classifier needs two or more.")
+            raise ValueError(f"y has only one class, '{self.classes_[0]}'; a classifier needs two or more.")
         recipe = self._settings()
         with _isolated():
-            self._train(X, labels.astype(np.int64), recipe)
+            self._train(samples, labels.astype(np.int64), recipe)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) probabilities; the columns are those of `classes_`."""
         check_is_fitted(self)
-        X = validate_data(self, X, allow_nd=True, reset=False)
-        preprocess: ArrayPreprocess = self.preprocess_
-        if X.shape[1:] != preprocess.shape:
-            raise ValueError(
-                f"X has samples of shape {X.shape[1:]}, but {type(self).__name__} was fitted on samples of "
-                f"shape {preprocess.shape}."
-            )
-        batches = _Batches(X, np.zeros(len(X), dtype=np.int64), preprocess, batch=PREDICTED)
+        samples = validate_data(self, X, allow_nd=True, reset=False)
+        shape, wanted = samples.shape[1:], self.preprocess_.shape
+        if shape != wanted:
+            name = type(self).__name__
+            raise ValueError(f"X has samples of shape {shape}, but {name} was fitted on shape {wanted}.")
+        no_labels = np.zeros(len(samples), dtype=np.int64)
+        batches = _Batches(samples, no_labels, self.preprocess_, batch=PREDICTED)
         found = predict_probabilities(self.network_, batches, Numerics()).astype(np.float64)
         probabilities: NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
         return probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """(N,) the most probable label of each sample."""
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return labels
 
     def _settings(self) -> Recipe:
@@ -302,32 +302,23 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         given = {"epochs": self.epochs, "batch": self.batch, "optimizer.lr": self.lr, "size": self.size}
         values = {key: value for key, value in given.items() if value is not None}
-        values |= {"model": self.model, "seed": seed}
-        plain = {
-            key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()
-        }
-        return build(plain, base)
+        return build({**values, "model": self.model, "seed": seed}, base)
 
     def _built(self, recipe: Recipe, image: tuple[int, int, int]) -> tuple[nn.Module, tuple[int, int]]:
-        """The network with its initial weights, and its input size: the first of the sizes that it takes."""
-        published = models.info(recipe.model).input_size
-        sizes = [(recipe.size, recipe.size)] if recipe.size is not None else [image[:2], published]
-        for size in sizes:
-            torch.manual_seed(derive_seed(recipe.seed, "initialize"))
-            try:
-                network = models.create(
-                    recipe.model,
-                    num_classes=len(self.classes_),
-                    in_channels=image[2],
-                    input_size=size,
-                    **recipe.model_options,
-                )
-            except ConvworksError as problem:
-                if problem.code != "U122" or size == sizes[-1]:
-                    raise
-            else:
-                return network, size
-        raise AssertionError("the last size either fits or raises")
+        """The network with its initial weights, and its input size."""
+        options: dict[str, Any] = dict(recipe.model_options)
+        create = partial(
+            models.create, recipe.model, num_classes=len(self.classes_), in_channels=image[2], **options
+        )
+        torch.manual_seed(derive_seed(recipe.seed, "initialize"))
+        size = image[:2] if recipe.size is None else (recipe.size, recipe.size)
+        try:
+            return create(input_size=size), size
+        except ConvworksError as problem:
+            if problem.code != "U122" or recipe.size is not None:
+                raise
+        size = models.info(recipe.model).input_size
+        return create(input_size=size), size
 
     def _train(self, X: NDArray[Any], labels: NDArray[np.int64], recipe: Recipe) -> None:
         features = X.ndim == 2 and self.image_shape is None
@@ -337,15 +328,8 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         canvas = size if near else image[:2]
         mean, std = _measured(X, image, canvas, "per-feature" if features else recipe.normalize)
         preprocess = ArrayPreprocess(X.shape[1:], image, canvas, size, mean, std)
-        policy = Augment(**asdict(recipe.augment))
-        batches = _Batches(
-            X,
-            labels,
-            preprocess,
-            batch=recipe.batch,
-            seed=recipe.seed,
-            policy=policy if policy.enabled and not features else None,
-        )
+        policy = NOTHING if features else Augment(**asdict(recipe.augment))
+        batches = _Batches(X, labels, preprocess, batch=recipe.batch, seed=recipe.seed, policy=policy)
         self.loss_curve_ = _loss_curve(network, batches, recipe, len(self.classes_))
         self.n_iter_ = len(self.loss_curve_)
         self.network_, self.preprocess_ = network.eval(), preprocess
@@ -366,17 +350,16 @@ def _loss_curve(network: nn.Module, batches: _Batches, recipe: Recipe, classes: 
         final=spec.final,
     )
     drops = Plateau(spec.patience, spec.max_drops if spec.name == "plateau" else 0, spec.factor)
-    losses: list[float] = []
     position, best, waited = Position(), -1.0, 0
+    losses: list[float] = []
     while position.epoch < recipe.epochs and waited != recipe.early_stopping:
-        multiplier = drops.multiplier
         steps = train_epoch(
             network,
             batches,
             optimizer,
             position=position,
-            schedule=lambda step, factor=multiplier: factor * schedule(step),
-            settings=settings,
+            schedule=schedule,
+            settings=replace(settings, lr=settings.lr * drops.multiplier),
             numerics=Numerics(),
             average=average,
         )
@@ -384,12 +367,7 @@ def _loss_curve(network: nn.Module, batches: _Batches, recipe: Recipe, classes: 
             for _ in steps:
                 pass
         except NotFiniteError as problem:
-            raise ConvworksError(
-                "N601",
-                f"{problem.what} is not finite at step {problem.step} (learning rate {problem.lr:g})",
-                why="the training diverged, and there is no classifier",
-                try_=f"ConvNetClassifier({recipe.model!r}, lr={recipe.optimizer.lr / 10:g})",
-            ) from problem
+            raise _diverged(problem.what, problem.step, recipe) from problem
         accuracy = position.correct / position.seen
         best, waited = (accuracy, 0) if accuracy > best else (best, waited + 1)
         drops = drops.after_epoch(accuracy)
@@ -397,5 +375,17 @@ def _loss_curve(network: nn.Module, batches: _Batches, recipe: Recipe, classes: 
         position.next_epoch()
     if average is not None:
         network.load_state_dict(average.average)
+    if not weights_are_finite(network):
+        raise _diverged("a weight", position.step, recipe)
     network.zero_grad(set_to_none=True)
     return losses
+
+
+def _diverged(what: str, step: int, recipe: Recipe) -> ConvworksError:
+    lr = recipe.optimizer.lr
+    return ConvworksError(
+        "N601",
+        f"{what} is not finite at step {step} (learning rate {lr:g})",
+        why="the training diverged, and there is no classifier",
+        try_=f"ConvNetClassifier({recipe.model!r}, lr={lr / 10:g})",
+    )

@@ -26,6 +26,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ from convworks.flows.train import ResumeRequest, TrainRequest, resume, train
 from convworks.models.registry import register
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import resolve
+from convworks.report import page as _page  # noqa: F401 - loaded once, before the forks
 
 KINDS = {"time": 0.4, "checkpoint": 0.3, "evaluation": 0.1, "start": 0.1, "double": 0.1}
 SETTINGS: dict[str, Any] = {
@@ -146,10 +148,13 @@ def fork(work: Callable[[], None], *, kill_after: float | None = None) -> int:
     if child == 0:
         status = 70
         try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the child's own
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the child's own
             work()
             status = 0
+        except Exception:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     if kill_after is not None:
         deadline = time.monotonic() + kill_after
@@ -264,11 +269,11 @@ def one_point(bench: Bench, kind: str, name: str, draw: random.Random, seconds: 
     else:
         number = draw.randint(1, SETTINGS["epochs"])
         attempt(lambda: (die_in_evaluation(number), bench.start(name))[1])
-    if kind == "double":
+    run = bench.work / "runs" / name
+    if kind == "double" and not (run / "finished.json").is_file():
         attempt(lambda: bench.start(name), kill_after=draw.uniform(0, seconds / 2))
     # The same command again and `resume` are two ways to the same end. Killed before anything was written,
     # only the command can know what was wanted; killed after the very end, there is nothing left to do.
-    run = bench.work / "runs" / name
     if (run / "finished.json").is_file():
         return killed
     again = draw.random() < 0.5 or not (run / "recipe.json").is_file()

@@ -108,8 +108,8 @@ def test_initial_weights_are_uniform_within_their_fan_in() -> None:
             if name.startswith(layer):
                 assert weight.abs().max().item() <= 2.4 / f
     for layer in ("c5.conv", "f6.linear"):  # enough numbers to see that they are uniform
-        weight = weights[f"{layer}.weight"].detach().numpy().ravel() * fan_in[layer] / 2.4
-        np.testing.assert_allclose(np.histogram(weight, 4, (-1, 1))[0] / weight.size, 0.25, atol=0.01)
+        drawn = weights[f"{layer}.weight"].detach().numpy().ravel() * fan_in[layer] / 2.4
+        np.testing.assert_allclose(np.histogram(drawn, 4, (-1, 1))[0] / drawn.size, 0.25, atol=0.01)
 
 
 def test_c3_takes_the_fan_in_of_each_map() -> None:
@@ -117,7 +117,7 @@ def test_c3_takes_the_fan_in_of_each_map() -> None:
     weight = models.lenet5().c3.conv.weight  # type: ignore[union-attr]
     of_map = np.repeat(np.arange(16), [len(maps) for maps in connected()])
     for o, maps in enumerate(connected()):
-        largest = weight.detach().numpy()[of_map == o].__abs__().max()
+        largest = np.abs(weight.detach().numpy()[of_map == o]).max()
         assert 0.9 < largest * 25 * len(maps) / 2.4 <= 1
 
 

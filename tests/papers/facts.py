@@ -92,7 +92,7 @@ TUTORIAL_CNN = Network(
 
 
 def fastnet_block(c_in: int, c_out: int, side: int) -> Layer:
-    """Two 3x3 convolutions without biases, the first before the pooling; two batch norms of 2 numbers a map."""
+    """Two 3x3 convolutions without biases, the first before the pooling; two batch norms."""
     first, second = 9 * c_in * c_out, 9 * c_out * c_out
     parameters = first + second + 2 * 2 * c_out
     return Layer((c_out, side, side), parameters, first * (2 * side) ** 2 + second * side**2)

@@ -79,7 +79,7 @@ def evaluate(request: EvaluateRequest, *, should_stop: StopRequest = lambda: Fal
     drawn = drawn_splits(bundle.path)
     with request.data.open() as source:
         own = any(entry.split is not None for entry in source.entries)
-        by_run = request.split in {"train", "val", "test"} and not own and bool(drawn)
+        by_run = not own and request.split in drawn.values()
         dataset = build_evaluation_set(
             source,
             geometry=bundle.preprocess.geometry,
