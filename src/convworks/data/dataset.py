@@ -90,7 +90,7 @@ def build_dataset(
     else:
         _require_readable(source, records)
         splits, rule = _new_splits(source.entries, records, seed=seed, val_fraction=val_fraction)
-    samples = _samples(source.entries, records, splits)
+    samples = samples_of(source.entries, records, splits)
     manifest = Manifest(
         name=source.name,
         location=source.location,
@@ -148,7 +148,7 @@ def build_evaluation_set(
         _require_all(source, entries, found.records)
     if not len(found.images):
         raise _nothing(source, f"none of {len(entries)} images can be read" if entries else rule)
-    samples = _samples(entries, found.records, [entry.split or "test" for entry in entries])
+    samples = samples_of(entries, found.records, [entry.split or "test" for entry in entries])
     labels = Counter(source.entries[index].label for index in chosen)
     skipped = [Ignored(f"class {name}", f"{_images(labels[name])} to ignore") for name in ignore_classes]
     manifest = Manifest(
@@ -181,9 +181,10 @@ def _dataset(manifest: Manifest, found: Scan, geometry: Geometry) -> Dataset:
     )
 
 
-def _samples(
+def samples_of(
     entries: Sequence[Entry], records: Sequence[Record], splits: Sequence[str]
 ) -> tuple[Sample, ...]:
+    """One sample for each entry, with what reading it found."""
     return tuple(
         Sample(e.path, e.label, s, r.sha256, r.verdict, r.pixels, r.height, r.width, r.channels, r.notes)
         for e, r, s in zip(entries, records, splits, strict=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from convworks.data.cache import Record
-from convworks.data.manifest import OK
+from convworks.data.dataset import samples_of
+from convworks.data.manifest import OK, Sample
 from convworks.data.scan import scan
 from convworks.data.sources import Entry, Source
-from convworks.data.splits import assign_splits
+from convworks.data.splits import assign_splits, duplicate_groups, label_conflicts, leaks
 from convworks.data.store import probe
 from convworks.errors import ConvworksError
 from convworks.flows.prepare import DataRequest, choose_geometry
@@ -141,33 +142,26 @@ def _findings(source: Source, records: Sequence[Record]) -> list[Finding]:
     ]
     if source.encoded and tiny:
         found.append(Finding(f"smaller than {TINY} pixels", len(tiny), "enlarge", tuple(tiny[:EXAMPLES])))
-    return [*found, *_duplicates(entries, records), *_imbalance(entries, records)]
+    samples = samples_of(entries, records, [entry.split or "" for entry in entries])
+    return [*found, *_duplicates(samples), *_imbalance(entries, records)]
 
 
-def _duplicates(entries: Sequence[Entry], records: Sequence[Record]) -> list[Finding]:
+def _duplicates(samples: Sequence[Sample]) -> list[Finding]:
     """The same pixels twice: harmless in one split, a leak across splits, an error under two labels."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for entry, record in zip(entries, records, strict=True):
-        if record.verdict == OK:
-            groups[record.pixels].append(entry)
-    twice = [group for group in groups.values() if len(group) > 1]
-    leaks = [group for group in twice if len({entry.split for entry in group}) > 1]
-    torn = [group for group in twice if len({entry.label for entry in group}) > 1]
 
-    def pairs(some: list[list[Entry]]) -> tuple[str, ...]:
-        return tuple(" = ".join(entry.path for entry in group[:2]) for group in some[:EXAMPLES])
+    def finding(problem: str, action: str, pairs: Sequence[Sequence[int]], count: int, look: bool) -> Finding:
+        named = tuple(" = ".join(samples[i].path for i in pair[:2]) for pair in pairs[:EXAMPLES])
+        return Finding(problem, count, action, named, look)
 
-    found = []
-    if twice:
-        extra = sum(len(group) - 1 for group in twice)
-        found.append(Finding("exact duplicates", extra, "keep in the same split", pairs(twice)))
-    if leaks:
-        found.append(
-            Finding("same picture in two splits", len(leaks), "please look: a leak", pairs(leaks), look=True)
-        )
-    if torn:
-        found.append(Finding("same picture, two labels", len(torn), "please look", pairs(torn), look=True))
-    return found
+    groups = duplicate_groups(samples)
+    crossing, torn = leaks(samples), label_conflicts(samples)
+    extra = sum(len(group) - 1 for group in groups)
+    rows = [
+        finding("exact duplicates", "keep in the same split", groups, extra, look=False),
+        finding("same picture in two splits", "please look: a leak", crossing, len(crossing), look=True),
+        finding("same picture, two labels", "please look", torn, len(torn), look=True),
+    ]
+    return [row for row in rows if row.count]
 
 
 def _imbalance(entries: Sequence[Entry], records: Sequence[Record]) -> list[Finding]:

@@ -70,8 +70,8 @@ def evaluate(request: EvaluateRequest, *, should_stop: StopRequest = lambda: Fal
 
     Data without splits may be asked for by the splits that the run drew from it. Images that the network was
     trained on are counted, and a warning says so. Raises D201 (a class that the model never saw), D202 (no
-    such split), D149 (unreadable images, unless they are to be skipped), A41x (no model there, or a damaged one),
-    StoppedEarlyError and ScanInterrupted when asked to stop.
+    such split), D149 (unreadable images, unless they are to be skipped), A41x (no model there, or a damaged
+    one), StoppedEarlyError and ScanInterrupted when asked to stop.
     """
     keep_pages()
     start = time.perf_counter()

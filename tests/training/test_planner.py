@@ -1,0 +1,159 @@
+"""The planner chooses by what it measured: here the clock is ours, so that the choice can be checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convworks.data.loader import Batch
+from convworks.errors import ConvworksError
+from convworks.training import planner
+from convworks.training.loop import StepSettings
+from convworks.training.optimizer import make_optimizer
+from convworks.training.planner import (
+    Plan,
+    candidates,
+    choose,
+    choose_device,
+    choose_workers,
+    make_plan,
+    measure,
+    measuring_seconds,
+    plan_from_dict,
+)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def batch() -> Batch:
+    return Batch(x=torch.randn(8, 1, 8, 8), y=torch.arange(8) % 3, rows=np.arange(8))
+
+
+def plan(**wanted: object) -> Plan:
+    settings: dict[str, object] = {"precision": "auto", "memory_format": "auto", "threads": 0, **wanted}
+    return make_plan(
+        network(),
+        batch(),
+        make_optimizer=lambda trainee: make_optimizer("sgd", trainee, lr=0.1),
+        settings=StepSettings(seed=0, lr=0.1),
+        device="cpu",
+        batch_path="RAM",
+        allocator="test",
+        steps=10,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("bf16", "expected"), [(0.50, "bf16"), (0.90, "bf16"), (0.97, "fp32"), (1.0, "fp32"), (2.0, "fp32")]
+)
+def test_bf16_must_win_by_a_margin(bf16: float, expected: str) -> None:
+    # On a machine where bf16 loses, fp32 is picked.
+    tried = candidates(device="cpu", precision="auto", memory_format="channels_last", threads=2, cpus=2)
+    taken = {c.name: bf16 if c.numerics.precision == "bf16" else 1.0 for c in tried}
+    chosen, reason = choose(tried, taken)
+    assert chosen.numerics.precision == expected
+    assert f"{1 / bf16:.2f}x" in reason
+
+
+def test_the_fastest_memory_format_and_thread_count_win() -> None:
+    tried = candidates(device="cpu", precision="fp32", memory_format="auto", threads=0, cpus=4)
+    assert {c.threads for c in tried} == {4, 2}
+    taken = {c.name: 1.0 for c in tried} | {"fp32 channels_last 2 threads": 0.4}
+    assert choose(tried, taken)[0].name == "fp32 channels_last 2 threads"
+
+
+def test_what_the_user_fixed_is_not_measured_against() -> None:
+    tried = candidates(device="cpu", precision="bf16", memory_format="contiguous", threads=3, cpus=8)
+    assert [c.name for c in tried] == ["bf16 contiguous 3 threads"]
+    assert [
+        c.threads
+        for c in candidates(device="cpu", precision="fp32", memory_format="contiguous", threads=0, cpus=1)
+    ] == [1]
+
+
+def test_a_slow_candidate_is_tried_once_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    counts = {"quick": 0, "slow": 0}
+    monkeypatch.setattr(planner.time, "perf_counter", lambda: now)
+
+    def timer(name: str, cost: float):
+        def step() -> float:
+            nonlocal now
+            now += cost
+            counts[name] += 1
+            return cost
+
+        return step
+
+    taken = measure({"quick": timer("quick", 0.01), "slow": timer("slow", 0.1)}, seconds=0.6)
+    assert taken == {"quick": pytest.approx(0.01), "slow": pytest.approx(0.1)}
+    assert counts["slow"] <= 3
+    assert counts["quick"] > 3 * counts["slow"]
+
+
+def test_measuring_takes_a_small_share_of_the_run() -> None:
+    assert measuring_seconds(1.0) == planner.SHORTEST
+    assert measuring_seconds(60.0) == pytest.approx(1.8)
+    assert measuring_seconds(1e6) == planner.LONGEST
+
+
+def test_a_plan_leaves_the_network_and_the_threads_alone() -> None:
+    trained = network()
+    before = {k: v.clone() for k, v in trained.state_dict().items()}
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    found = plan()
+    for key, value in network().state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    assert torch.get_num_threads() == threads
+    assert len(state) == len(torch.random.get_rng_state())
+    assert found.measured
+    assert found.images_per_second > 0
+    assert found.checkpoint_every >= 1
+
+
+def test_a_plan_is_kept_and_comes_back() -> None:
+    found = plan(precision="fp32", memory_format="contiguous", threads=1)
+    assert plan_from_dict(found.to_dict()) == found
+    assert found.lines()[0] == "fp32, contiguous, cpu (1 thread), 0 batch threads, images in RAM"
+    assert any("as asked" in line for line in found.lines())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "fp8"},
+        {"threads": 0},
+        {"memory_format": "os.system"},
+        {"device": "toaster"},
+        {"checkpoint_every": 0},
+    ],
+)
+def test_a_damaged_plan_is_refused(change: dict[str, object]) -> None:
+    good = plan(precision="fp32", memory_format="contiguous", threads=1).to_dict()
+    with pytest.raises(ConvworksError, match="A416"):
+        plan_from_dict({**good, **change})
+    with pytest.raises(ConvworksError, match="A416"):
+        plan_from_dict({k: v for k, v in good.items() if k not in change})
+
+
+def test_batch_threads_are_added_only_for_a_gain() -> None:
+    base = plan(precision="fp32", memory_format="contiguous", threads=1)
+    assert choose_workers(base, {0: 100.0, 1: 100.2, 2: 99}, batch_seconds=1, step_seconds=9).workers == 0
+    chosen = choose_workers(base, {0: 100.0, 1: 120.0, 2: 119.9}, batch_seconds=1, step_seconds=9)
+    assert chosen.workers == 1
+    assert "10% of a step's time" in chosen.reasons[-1]
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConvworksError, match="R520.*there is no device 'cuda:99'"):
+        choose_device("cuda:99")
+    with pytest.raises(ConvworksError, match="R520.*'gpu'"):
+        choose_device("gpu")
