@@ -9,7 +9,7 @@ import pytest
 
 from convworks import models
 from convworks.errors import ConvworksError
-from convworks.recipes.defaults import RECIPES, names, recipe, recipe_for, resolve_named
+from convworks.recipes.defaults import RECIPES, adapt_to_size, names, recipe, recipe_for, resolve_named
 from convworks.recipes.recipe import SAFE_KEYS, Recipe, help_lines, leaves
 from convworks.recipes.resolve import (
     build,
@@ -150,3 +150,13 @@ def test_recipes_hold_no_torch() -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "torch" not in repr(asdict(Recipe()))
+
+
+def test_a_small_set_gets_smaller_batches_and_more_epochs_unless_told() -> None:
+    own = adapt_to_size(resolve_named(None), 800)
+    assert (own.recipe.batch, own.recipe.epochs) == (32, 40)
+    assert own.recipe.optimizer.lr == RECIPES["fastnet"].optimizer.lr * 32 / RECIPES["fastnet"].batch
+    assert own.sources["epochs"] == "auto, for 800 images"
+    assert adapt_to_size(resolve_named(None), 50_000) == resolve_named(None)
+    for told in ({"epochs": 3}, {"batch": 64}, {"optimizer.lr": 0.1}, {"model": "lenet5"}):
+        assert adapt_to_size(resolve_named(None, flags=told), 800) == resolve_named(None, flags=told)

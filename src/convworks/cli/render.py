@@ -91,7 +91,7 @@ class Renderer:
             f"train {event.model} ({parameters} parameters) for {count(event.epochs, 'epoch')}, "
             f"{size} {'grey' if channels == 1 else 'colour'}, batch {event.batch}, on {event.device}",
         )
-        for line in event.plan if self.console.verbose else event.plan[:1]:
+        for line in event.plan if self.console.verbose else event.plan[:2]:
             self._block("", line)
         for number, text in enumerate(settings_texts(event, everything=self.console.verbose)):
             self._block("settings" if number == 0 else "", text)

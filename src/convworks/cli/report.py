@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from convworks import environment
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb
 from convworks.cli.text import folder
@@ -18,14 +19,17 @@ class ReportFlags(OutputFlags):
 
     run: Annotated[Path, Shown("RUN", "runs/photos-fastnet-01", positional=True)]
     """folder of a run"""
+    cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
+    """of downloads and prepared images [$CONVWORKS_CACHE]"""
 
 
 def run(args: ReportFlags, console: Console) -> int:
     """Write RUN/report.html again from the files of the run."""
-    from convworks.report import write_report
-    from convworks.runs import open_run
+    from convworks.flows.report import rewrite_report
 
-    path = write_report(open_run(args.run).path)
+    path, missing = rewrite_report(args.run, cache=environment.cache_folder(args.cache))
+    if missing:
+        console.warn(f"without pictures: {missing}")
     console.document({"report": path})
     console.answer(f"wrote {folder(path)}")
     return EXIT_OK
@@ -34,7 +38,7 @@ def run(args: ReportFlags, console: Console) -> int:
 VERB = Verb(
     name="report",
     flags=ReportFlags,
-    main=("json", "quiet"),
+    main=("cache", "json", "quiet"),
     examples=("convworks report runs/photos-fastnet-01", "convworks report runs/photos-fastnet-01 --json"),
     run=run,
 )

@@ -26,6 +26,7 @@ from convworks.flows.plan import plan_training
 from convworks.flows.prepare import DataRequest, Prepared, build_network, prepare_data, request_from_dict
 from convworks.flows.results import finish
 from convworks.flows.session import Session, StopRequest
+from convworks.recipes.defaults import adapt_to_size
 from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
@@ -79,6 +80,8 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
     yield from announce_download(request.data)
     with request.data.open() as source:
         base = f"{source.name}-{recipe.model}"
+        images = sum(entry.split in {None, "train"} for entry in source.entries)
+    request = replace(request, resolved=adapt_to_size(request.resolved, images))
     record = _record(request)
     earlier = None if request.fresh else _unfinished(request, record, base)
     if earlier is not None:

@@ -87,6 +87,26 @@ def resolve_named(
     return resolve(base=base, base_name=name, config=config, assignments=assignments, flags=flags)
 
 
+# Batch, and the epochs that give about a thousand steps, where a set is too small for the recipe's own.
+SMALL_SET, SMALL_BATCH, SMALL_STEPS, MOST_EPOCHS = 5_000, 32, 1_000, 60
+
+
+def adapt_to_size(resolved: Resolved, images: int) -> Resolved:
+    """Smaller batches and more epochs for a small set, where the user did not say otherwise.
+
+    The learning rate follows the batch in proportion (Goyal et al. 2017, section 2.1).
+    """
+    recipe, sources = resolved.recipe, dict(resolved.sources)
+    own = all(sources[key].startswith(("default", "recipe")) for key in ("batch", "epochs", "optimizer.lr"))
+    if recipe.model != "fastnet" or images >= SMALL_SET or recipe.batch <= SMALL_BATCH or not own:
+        return resolved
+    epochs = max(recipe.epochs, min(MOST_EPOCHS, round(SMALL_STEPS * SMALL_BATCH / max(images, 1))))
+    lr = recipe.optimizer.lr * SMALL_BATCH / recipe.batch
+    smaller = replace(recipe, batch=SMALL_BATCH, epochs=epochs, optimizer=replace(recipe.optimizer, lr=lr))
+    reason = f"auto, for {images:,} images"
+    return Resolved(smaller, sources | dict.fromkeys(("batch", "epochs", "optimizer.lr"), reason))
+
+
 def recipe_for(model: str) -> tuple[str, Recipe]:
     """(name, recipe) that fits a model: its own, or the general one with the model put in."""
     if model in RECIPES:
