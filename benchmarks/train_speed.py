@@ -175,12 +175,13 @@ def in_fresh_process(what: str, case: dict[str, Any], workers: int = 0) -> dict[
 def make_cases(work: Path, *, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The two cases; images are written or extracted into `work`."""
     root = os.environ.get("CONVWORKS_DATA")
-    common = {"cache": str(work / "cache"), "epochs": 10}
+    common = {"epochs": 10}
     if root and (Path(root) / "mnist").is_dir():
         yield (
             "mnist_lenet",
             {
                 **common,
+                "cache": str(work / "cache-mnist"),
                 "kind": "idx",
                 "data": str(Path(root) / "mnist"),
                 "images": 12_000 if quick else 54_000,
@@ -203,6 +204,7 @@ def make_cases(work: Path, *, quick: bool) -> Iterator[tuple[str, dict[str, Any]
         "cifar_fastnet",
         {
             **common,
+            "cache": str(work / "cache-images"),
             "kind": "folder",
             "data": str(folder),
             "images": images,

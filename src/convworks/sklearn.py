@@ -191,7 +191,7 @@ def _augmented(x: Tensor, policy: Augment, draws: NDArray[np.float64]) -> Tensor
 def _isolated() -> Iterator[None]:
     """One fit at a time; torch's generators and gradient mode are afterwards what they were before."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with _ONE_FIT, torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+    with _ONE_FIT, torch.random.fork_rng(devices), torch.inference_mode(False):  # gradients are on
         yield
 
 
