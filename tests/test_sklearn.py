@@ -24,6 +24,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import convworks.sklearn as ours
@@ -117,6 +118,7 @@ def test_parameters_are_stored_as_given() -> None:
     assert estimator.get_params() == given
     assert clone(estimator).get_params() == given
     assert vars(estimator).keys() == given.keys()
+    assert get_tags(estimator).input_tags.three_d_array
     assert estimator.set_params(epochs=9).epochs == 9
     assert "sample_weight" not in ConvNetClassifier.fit.__annotations__
 
@@ -152,12 +154,10 @@ def test_same_seed_same_bits() -> None:
     b = dropout_net(random_state=3).fit(X, y)
     assert a.loss_curve_ == b.loss_curve_
     np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
-    other = dropout_net(random_state=4).fit(X, y)
-    assert a.loss_curve_ != other.loss_curve_
+    assert dropout_net(random_state=4).fit(X, y).loss_curve_ != a.loss_curve_
     rng = np.random.RandomState(3)
-    first, second = (dropout_net(random_state=rng).fit(X, y) for _ in range(2))
-    assert first.loss_curve_ == a.loss_curve_  # the first draw of the same generator
-    assert second.loss_curve_ not in (a.loss_curve_, other.loss_curve_)
+    assert dropout_net(random_state=rng).fit(X, y).loss_curve_ == a.loss_curve_  # its first draw
+    assert dropout_net(random_state=rng).fit(X, y).loss_curve_ != a.loss_curve_
 
 
 def test_global_state_stays_as_it_was() -> None:
@@ -166,13 +166,12 @@ def test_global_state_stays_as_it_was() -> None:
     np.random.seed(11)
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist()
     torch.set_num_threads(2)
-    try:
-        dropout_net().fit(X, y).predict(X)
-        with pytest.raises(ConvworksError):
-            dropout_net(lr=1e30).fit(X, y)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
+    dropout_net().fit(X, y).predict(X)
+    with pytest.raises(ConvworksError):
+        dropout_net(lr=1e30).fit(X, y)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert threads == 2
     assert torch.is_grad_enabled()
     torch.testing.assert_close(torch.get_rng_state(), generators[0], rtol=0, atol=0)
     assert np.random.get_state()[1].tolist() == generators[1]
@@ -188,10 +187,10 @@ def test_it_trains_where_gradients_are_off() -> None:
 
 def test_two_fits_in_two_threads_do_not_disturb_each_other() -> None:
     X, y = some()
-    wanted = [dropout_net(random_state=seed).fit(X, y).loss_curve_ for seed in range(4)]
+    nets = [dropout_net(random_state=seed) for seed in range(4)]
+    wanted = [clone(net).fit(X, y).loss_curve_ for net in nets]
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda seed: dropout_net(random_state=seed).fit(X, y).loss_curve_, range(4))
-        assert list(found) == wanted
+        assert list(pool.map(lambda net: net.fit(X, y).loss_curve_, nets)) == wanted
 
 
 # --- what the network sees ----------------------------------------------------------------------------------
@@ -236,6 +235,8 @@ def test_images_are_normalised_as_the_recipe_says(
         "none": (0, unit),
     }[normalize]
     np.testing.assert_allclose(seen(X, normalize=normalize)[1], (planes - mean) / std, rtol=1e-5, atol=1e-6)
+    empty = seen(np.full((9, 4, 4), 0.1), normalize=normalize)[1]  # no variance
+    assert np.abs(empty - (normalize == "none")).max() < 1e-6
 
 
 def test_numbers_mean_the_same_in_every_type_and_shape() -> None:
@@ -269,13 +270,10 @@ def test_other_sizes_are_resized_as_pillow_does(side: int, settings: Any, size: 
         np.testing.assert_allclose(found[0], wanted, rtol=0, atol=1e-5)
 
 
-POLICIES = [Augment(shift=2, flip=True), Augment(shift=1, flip=True, rotate=30, scale=0.2, shear=20)]
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-def test_augmentation_is_the_one_of_the_bytes(policy: Augment) -> None:
-    X = photos(30, 9, 12, 3)
-    y = np.arange(30)
+@pytest.mark.parametrize("turn", [{}, {"rotate": 30, "scale": 0.2, "shear": 20}])
+def test_augmentation_is_the_one_of_the_bytes(turn: dict[str, Any]) -> None:
+    policy = Augment(shift=2, flip=True, **turn)
+    X, y = photos(30, 9, 12, 3), np.arange(30)
     mean = np.array([40.0, 120.0, 200.0])[:, None, None]
     preprocess = ArrayPreprocess((9, 12, 3), (9, 12, 3), (9, 12), (9, 12), mean, np.full((3, 1, 1), 50.0))
     loader = ours._Batches(X, y, preprocess, batch=8, seed=5, policy=policy)
@@ -283,6 +281,7 @@ def test_augmentation_is_the_one_of_the_bytes(policy: Augment) -> None:
     assert loader.steps == len(epoch) == 4
     rows = np.concatenate([batch.rows for batch in epoch])
     assert sorted(rows) == list(range(30))
+    assert next(loader.epoch(3)).rows.tolist() != rows[:8].tolist()
     x = torch.cat([batch.x for batch in epoch]).numpy()
     wanted = augment(
         torch.from_numpy(X[rows]), policy, seed=5, epoch=2, indices=rows, height=9, width=12, fill=0
@@ -299,11 +298,10 @@ def test_images_are_augmented_and_features_are_not() -> None:
     shifted = Recipe(augment=AugmentSpec(shift=2), optimizer=OptimizerSpec(name="adam", lr=1e-3))
     still = replace(shifted, augment=AugmentSpec())
 
-    def losses(recipe: Recipe, image_shape: Any) -> list[float]:
-        return clone(QUICK).set_params(recipe=recipe, image_shape=image_shape).fit(X, y).loss_curve_
-
-    assert losses(shifted, None) == losses(still, None)
-    assert losses(shifted, (8, 8)) != losses(still, (8, 8))
+    for image_shape, equal in ((None, True), ((8, 8), False)):
+        image = clone(QUICK).set_params(image_shape=image_shape)
+        a, b = (clone(image).set_params(recipe=each).fit(X, y) for each in (shifted, still))
+        assert (a.loss_curve_ == b.loss_curve_) is equal
 
 
 # --- settings of the recipe ---------------------------------------------------------------------------------
