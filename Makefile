@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check bench proofs docs clean
+.PHONY: run test check bench proofs clean
 
 run: $(VENV)/.installed
 	$(BIN)/convworks train digits --model lenet5 --epochs 40
@@ -27,8 +27,8 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/train_speed.py --quick
 
 proofs: $(VENV)/.installed-test
-	$(BIN)/python tests/faults/kill.py --points 200
-	$(BIN)/python tests/data/fuzz.py --files 10000
+	$(BIN)/python -m tests.faults.kill --points 200
+	$(BIN)/python -m tests.data.fuzz --files 10000
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "convworks needs Python 3.11 or newer: make run PYTHON=python3.12"; exit 1; }

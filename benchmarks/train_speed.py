@@ -32,6 +32,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convworks.threads import spin_briefly
+
 RESULTS = Path(__file__).parent / "results"
 TARGETS = {"mnist_lenet": 2.0, "cifar_fastnet": 3.5}
 
@@ -323,6 +325,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         case = json.loads(args.case)
+        if args.side == "convworks":
+            spin_briefly()  # as the command line does
         import torch  # noqa: F401  both sides start with torch imported
 
         result = ordinary_loop(case, args.workers) if args.side == "loop" else convworks_epoch(case)

@@ -17,6 +17,9 @@ __all__ = ["ConvworksError", "Data", "TrainedRun", "fit", "load", "recipe", "res
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        from convworks.threads import spin_briefly
+
+        spin_briefly()
         import convworks.api
 
         return getattr(convworks.api, name)

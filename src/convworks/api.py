@@ -26,7 +26,7 @@ from convworks.data.dataset import Dataset
 from convworks.data.manifest import Manifest
 from convworks.data.preprocess import Preprocess
 from convworks.durable import read_json
-from convworks.environment import cache_folder, data_root
+from convworks.environment import cache_folder, data_root, is_offline
 from convworks.errors import ConvworksError
 from convworks.evaluation.metrics import Metrics
 from convworks.flows.evaluate import EvaluateRequest, Evaluation
@@ -93,8 +93,18 @@ class TrainedRun:
 
     def evaluate(self, data: str | Path, *, split: str | None = None, **options: Any) -> Evaluation:
         """Metrics on labelled data; classes are matched by name. `options` are those of EvaluateRequest."""
-        request = DataRequest(location=str(data), cache=cache_folder(None), data_root=data_root(None))
+        request = _data_request(data, cache=None)
         return evaluate_flow(EvaluateRequest(model=self.path, data=request, split=split, **options))
+
+
+def _data_request(location: str | Path, *, cache: Path | None) -> DataRequest:
+    """Data as the command line would find it: its folders come from the environment."""
+    return DataRequest(
+        location=str(location),
+        cache=cache_folder(cache),
+        data_root=data_root(None),
+        offline=is_offline(False),
+    )
 
 
 def _resolved(*, model: str | None, named: str | Recipe | None, settings: Mapping[str, Any]) -> Resolved:
@@ -129,6 +139,7 @@ def train(
             location=str(data),
             cache=Path(cache) if cache is not None else cache_folder(None),
             data_root=data_root(Path(root) if root is not None else None),
+            offline=is_offline(False),
         ),
         resolved=_resolved(model=model, named=recipe, settings=settings),
         out=Path(out),
@@ -199,7 +210,7 @@ class Data:
         values = {"seed": 0, **settings, **({"size": size} if size is not None else {})}
         resolved = _resolved(model=None, named=None, settings=values)
         where = Path(cache) if cache is not None else cache_folder(None)
-        request = DataRequest(location=str(location), cache=where, data_root=data_root(None))
+        request = _data_request(location, cache=where)
         prepared = prepare_data(
             request, resolved.recipe, expected=None, geometry=None, should_stop=lambda: False
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from convworks.data.manifest import Manifest
 from convworks.errors import ConvworksError
 from convworks.flows.events import Finished, Note, Stopped, Will
 from convworks.recipes.recipe import Recipe
@@ -132,7 +133,15 @@ def test_other_images_are_refused_unless_accepted(tmp_path: Path, change: str) -
         resume_all(tmp_path)
     assert caught.value.exit_status == 3
     assert "0.png" in str(caught.value) or "new.png" in str(caught.value)
-    assert isinstance(resume_all(tmp_path, accept_data_change=True)[-1], Finished)
+    before = {s.pixels: s.split for s in Manifest.load(Run(tmp_path / "runs" / "run").manifest_file).samples}
+    events = resume_all(tmp_path, accept_data_change=True)
+    assert isinstance(events[-1], Finished)
+    assert next(e for e in events if isinstance(e, Will)).exact == "approximate: changed on the way: data"
+    after = Manifest.load(Run(tmp_path / "runs" / "run").manifest_file).samples
+    assert all(before.get(s.pixels, s.split) == s.split for s in after if s.split == "val")  # no leak
+    assert (
+        "Changed while the run was stopped: data" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    )
 
 
 SAFE = ["workers=2", "keep_checkpoints=3", "checkpoint_every=2"]
@@ -186,7 +195,7 @@ def test_an_override_is_stamped(tmp_path: Path, data: Path) -> None:
     )
     events = resume_all(tmp_path, changes=changes, override=True)
     will = next(e for e in events if isinstance(e, Will))
-    assert will.exact == "approximate: changed settings: optimizer.lr"
+    assert will.exact == "approximate: changed on the way: optimizer.lr"
     assert run.record()["overrides"] == ["optimizer.lr"]
     assert run.record()["provenance"]["optimizer.lr"] == "--set"
 

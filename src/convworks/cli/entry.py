@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from convworks.errors import EXIT_BUG, EXIT_HARD_INTERRUPT, EXIT_OK, ConvworksError, closest
+from convworks.threads import spin_briefly
 
 if TYPE_CHECKING:
     from convworks.cli.console import Console
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (0, 1, 2, 3, 4, 5, 6, 75 or 130)."""
     from convworks.cli.console import Console
 
+    spin_briefly()
     words = list(sys.argv[1:] if argv is None else argv)
     flags = words[: words.index("--")] if "--" in words else words
     console = Console(json_output="--json" in flags, quiet="--quiet" in flags, verbose="--verbose" in flags)

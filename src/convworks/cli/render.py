@@ -80,9 +80,9 @@ class Renderer:
             self._block("I continue", f"after the last epoch: {event.exact}")
         elif event.resumed_at is not None:
             epoch, step = event.resumed_at
-            self._block(
-                "I continue", f"at epoch {epoch}, step {step} of {event.steps_per_epoch}: {event.exact}"
-            )
+            place = f"step {step} of {event.steps_per_epoch}"
+            place = place if step <= event.steps_per_epoch else "after its last step"
+            self._block("I continue", f"at epoch {epoch}, {place}: {event.exact}")
         channels, height, width = event.input
         size = f"{height} px" if height == width else f"{height}x{width} px"
         parameters = magnitude(event.parameters)

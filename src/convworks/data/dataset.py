@@ -61,13 +61,14 @@ def build_dataset(
     strict: bool = False,
     should_stop: Callable[[], bool] | None = None,
     expected: Manifest | None = None,
+    accept_changes: bool = False,
     ram_limit: int | None = None,
 ) -> Dataset:
     """Read, check, fit and split all images of a source for training.
 
     Unreadable images are left out and listed, up to 1 % of them. `expected` is the manifest of a run that is
-    resumed: its splits are used, and D145 is raised where the data differs. Raises D140-D148, R521, R522 and
-    ScanInterrupted.
+    resumed: its splits are used, and D145 is raised where the data differs; with `accept_changes` images that
+    are new are trained on and the others stay where they were. Raises D140-D148, R521, R522, ScanInterrupted.
     """
     for entry in source.entries:
         if entry.label is None:
@@ -87,6 +88,11 @@ def build_dataset(
     records = found.records
     if expected is not None:
         splits, rule, seed = _splits_of(expected, source.entries), expected.split_rule, expected.seed
+        if accept_changes:
+            splits = [
+                split or ("train" if r.verdict == OK else "")
+                for split, r in zip(splits, records, strict=True)
+            ]
     else:
         _require_readable(source, records)
         splits, rule = _new_splits(source.entries, records, seed=seed, val_fraction=val_fraction)
@@ -103,7 +109,7 @@ def build_dataset(
         seed=seed,
         split_rule=rule,
     )
-    if expected is not None:
+    if expected is not None and not accept_changes:
         expected.require_same(manifest)
     return _dataset(manifest, found, geometry)
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from convworks.training.planner import (
     make_plan,
     measuring_seconds,
     plan_from_dict,
+    processor_name,
     usable_cpus,
 )
 
@@ -71,18 +71,10 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         len(prepared.dataset.classes),
         device,
         usable_cpus(),
-        _processor(),
+        processor_name(),
         torch.__version__,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()
 
 
 def _measure_plan(prepared: Prepared, recipe: Recipe, network: nn.Module, device: str) -> Plan:

@@ -152,6 +152,7 @@ def prepare_data(
     *,
     expected: Manifest | None,
     geometry: Geometry | None,
+    accept_changes: bool = False,
     should_stop: Callable[[], bool],
 ) -> Prepared:
     """Open, decode and split the images, and fit the preprocessing on the training part.
@@ -171,6 +172,7 @@ def prepare_data(
             strict=request.strict,
             should_stop=should_stop,
             expected=expected,
+            accept_changes=accept_changes,
         )
     preprocess = Preprocess.fit(
         dataset.images,

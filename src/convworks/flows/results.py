@@ -47,7 +47,7 @@ def finish(
         yield Note(f"cannot write the report: {problem}", level="warning")
     seconds = time.perf_counter() - started
     append_timing(run, event="finish", wall_seconds=seconds)
-    images = session.position.step * session.recipe.batch
+    images = (session.position.step - session.first_step) * session.recipe.batch
     yield Finished(
         run=run.path,
         split=split,

@@ -95,6 +95,7 @@ class Session:
             final=spec.final,
         )
         self._judge: nn.Module | None = None
+        self.first_step = 0  # of this session: where it began or was resumed
 
     def begin(self) -> None:
         """Start from nothing: whatever an earlier attempt logged is cut off."""
@@ -111,6 +112,7 @@ class Session:
             if self.average is not None:
                 load_into(self.average.average, checkpoint.tensors["average"], where=where)
             self.position = Position(**state["position"])
+            self.first_step = self.position.step
             self.best = Best(**{key: _from_json(value) for key, value in state["best"].items()})
             plateau = {key: _from_json(value) for key, value in state["plateau"].items()}
             self.plateau = Plateau(**plateau)

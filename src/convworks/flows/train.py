@@ -32,7 +32,7 @@ from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
 from convworks.training.allocator import keep_pages
 from convworks.training.checkpoint import Checkpoint, newest_valid
-from convworks.training.planner import Plan, plan_from_dict, usable_cpus
+from convworks.training.planner import Plan, plan_from_dict, processor_name, usable_cpus
 
 PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
 
@@ -125,10 +125,10 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Gener
         if changed:
             record["recipe"], record["provenance"] = to_dict(recipe), sources
             unsafe = [key for key, _, _ in changed if key not in SAFE_KEYS]
-            record["overrides"] = sorted({*record.get("overrides", []), *unsafe})
             if PLAN_KEYS.intersection(unsafe):
                 run.plan_file.unlink(missing_ok=True)  # it is measured anew, as wanted now
             run.write_json(run.recipe_file, record)
+            _stamp(run, unsafe)
     if run.finished:
         yield Note(f"{run.name} is finished: there is nothing to continue")
         return
@@ -167,6 +167,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
         "processors": str(usable_cpus()),
         **packages,
     }
@@ -207,6 +208,13 @@ def _other_run(run: Run, changed: list[tuple[str, Any, Any]]) -> ConvworksError:
         where=str(run.path),
         try_=f"convworks resume {run.path}, or another --name",
     )
+
+
+def _stamp(run: Run, changes: list[str]) -> None:
+    """Record for good that something which decides the result was changed in the middle of the run."""
+    record = run.record()
+    record["overrides"] = sorted({*record.get("overrides", []), *changes})
+    run.write_json(run.recipe_file, record)
 
 
 def _check_changes(run: Run, changed: list[tuple[str, Any, Any]], *, override: bool) -> None:
@@ -253,16 +261,23 @@ def _locked_run(
     checkpoint, warnings = newest_valid(run.checkpoints)
     for warning in warnings:
         yield Note(warning, level="warning")
-    expected = (
-        Manifest.load(run.manifest_file) if run.manifest_file.is_file() and not accept_data_change else None
-    )
+    expected = Manifest.load(run.manifest_file) if run.manifest_file.is_file() else None
     geometry = _stored_geometry(run)
     try:
-        prepared = prepare_data(data, recipe, expected=expected, geometry=geometry, should_stop=should_stop)
+        prepared = prepare_data(
+            data,
+            recipe,
+            expected=expected,
+            geometry=geometry,
+            accept_changes=accept_data_change,
+            should_stop=should_stop,
+        )
     except ScanInterrupted:
         yield Stopped(run.path, 1, 0, 0, 0.0)
         return
     manifest = prepared.dataset.manifest
+    if expected is not None and expected.sha256 != manifest.sha256:
+        _stamp(run, ["data"])
     manifest.save(run.manifest_file)
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
     yield _found(prepared)
@@ -347,9 +362,9 @@ def _will(session: Session, resolved: Resolved, checkpoint: Checkpoint | None) -
     geometry, plan, recipe = session.prepared.dataset.geometry, session.plan, session.recipe
     values = dict(leaves(recipe))
     shown = {
-        k: (values[k], source)
-        for k, source in resolved.sources.items()
-        if source != "default" and k in values
+        k: (value, resolved.sources[k])
+        for k, value in values.items()
+        if resolved.sources.get(k, "default") != "default"
     }
     return Will(
         run=session.run.path,
@@ -375,5 +390,5 @@ def _exactness(session: Session) -> str:
         f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value
     ]
     overrides = session.run.record().get("overrides", [])
-    changed += [f"changed settings: {', '.join(overrides)}"] if overrides else []
+    changed += [f"changed on the way: {', '.join(overrides)}"] if overrides else []
     return "approximate: " + "; ".join(changed) if changed else "exact"

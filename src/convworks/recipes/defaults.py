@@ -80,11 +80,12 @@ def resolve_named(
     The model may be wanted by flag, by `--set` or in the config file. Raises U101, U110, U111, U112.
     """
     if name is not None:
-        base = recipe(name)
+        base_name, base = name, recipe(name)
     else:
         given = {**(read_config(config) if config else {}), **dict(map(parse_assignment, assignments))}
-        name, base = recipe_for(str({**given, **(flags or {})}.get("model") or "fastnet"))
-    return resolve(base=base, base_name=name, config=config, assignments=assignments, flags=flags)
+        base_name, base = recipe_for(str({**given, **(flags or {})}.get("model") or "fastnet"))
+    resolved = resolve(base=base, base_name=base_name, config=config, assignments=assignments, flags=flags)
+    return replace(resolved, adaptable=name is None)
 
 
 # Batch, and the epochs that give about a thousand steps, where a set is too small for the recipe's own.
@@ -92,13 +93,13 @@ SMALL_SET, SMALL_BATCH, SMALL_STEPS, MOST_EPOCHS = 5_000, 32, 1_000, 60
 
 
 def adapt_to_size(resolved: Resolved, images: int) -> Resolved:
-    """Smaller batches and more epochs for a small set, where the user did not say otherwise.
+    """Smaller batches and more epochs for a small set, where the user named neither these nor a recipe.
 
     The learning rate follows the batch in proportion (Goyal et al. 2017, section 2.1).
     """
     recipe, sources = resolved.recipe, dict(resolved.sources)
     own = all(sources[key].startswith(("default", "recipe")) for key in ("batch", "epochs", "optimizer.lr"))
-    if recipe.model != "fastnet" or images >= SMALL_SET or recipe.batch <= SMALL_BATCH or not own:
+    if not (resolved.adaptable and own) or recipe.model != "fastnet" or images >= SMALL_SET:
         return resolved
     epochs = max(recipe.epochs, min(MOST_EPOCHS, round(SMALL_STEPS * SMALL_BATCH / max(images, 1))))
     lr = recipe.optimizer.lr * SMALL_BATCH / recipe.batch

@@ -62,11 +62,13 @@ class ScheduleSpec:
 class AugmentSpec:
     """Random changes that keep the label. Every draw is a function of (seed, epoch, image)."""
 
-    shift: Annotated[int, Ge(0)] = option(0, "Random shift up to this many pixels in each direction.")
+    shift: Annotated[int, Ge(0), Le(1024)] = option(
+        0, "Random shift up to this many pixels in each direction."
+    )
     flip: bool = option(False, "Mirror left and right with probability one half.")
     rotate: Annotated[float, Ge(0), Le(180)] = option(0.0, "Random rotation up to this many degrees.")
-    scale: Annotated[float, Ge(0), Lt(1)] = option(0.0, "Random zoom by up to this fraction.")
-    shear: Annotated[float, Ge(0), Lt(90)] = option(0.0, "Random shear up to this many degrees.")
+    scale: Annotated[float, Ge(0), Le(0.9)] = option(0.0, "Random zoom by up to this fraction.")
+    shear: Annotated[float, Ge(0), Le(60)] = option(0.0, "Random shear up to this many degrees.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

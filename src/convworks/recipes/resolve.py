@@ -107,6 +107,7 @@ class Resolved:
 
     recipe: Recipe
     sources: Mapping[str, str]
+    adaptable: bool = False  # nobody named a recipe: it may be fitted to the size of the data
 
 
 def resolve(

@@ -77,6 +77,7 @@ class RunRecord:
     path: Path
     recipe: Tree
     sources: Tree  # dotted key -> where its value came from
+    overrides: tuple[str, ...]  # what was changed in the middle of the run
     command: tuple[str, ...]
     environment: Tree
     plan: Tree
@@ -116,6 +117,7 @@ def read_run(path: Path) -> RunRecord:
         path=run.path,
         recipe=_part(record, "recipe", run.recipe_file),
         sources=_part(record, "provenance", run.recipe_file),
+        overrides=tuple(str(each) for each in record.get("overrides") or ()),
         command=tuple(str(each) for each in record.get("command") or ()),
         environment=_part(record, "environment", run.recipe_file),
         plan=_tree(read_json(run.plan_file), run.plan_file) if run.plan_file.is_file() else {},

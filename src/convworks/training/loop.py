@@ -149,7 +149,7 @@ def train_epoch(
 
 
 def seed_draws(seed: int, device: str) -> None:
-    """Seed what dropout draws from, on the CPU and on the device (torch.manual_seed takes 75 times as long)."""
+    """Seed what dropout draws from, on CPU and device (torch.manual_seed takes 75 times as long)."""
     torch.default_generator.manual_seed(seed)
     if device.startswith("cuda"):
         torch.cuda.manual_seed(seed)

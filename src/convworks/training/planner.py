@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
 MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
 _ROUNDS = 3
-_MIN_STEPS = 2
+_WORTH_ANOTHER = 1.5  # times the best: slower ones are not measured again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,15 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def processor_name() -> str:
+    """The processor's model, '' where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
 def choose_device(wanted: str) -> str:
     """'auto' to the accelerator that is there, or the CPU. Raises R520 where the wanted one is not."""
     if wanted == "auto":
@@ -171,23 +182,25 @@ def step_timer(
 def measure(timers: Mapping[str, Callable[[], float]], *, seconds: float) -> dict[str, float]:
     """Median seconds of one step for every candidate, measured in turns so that drift hits all alike.
 
-    A candidate three times slower than the best in the first round is not tried again.
+    Everyone gets a first step, which allocates, and one that counts; after that only those that are not much
+    slower than the best, until the time is up.
     """
     taken: dict[str, list[float]] = {name: [] for name in timers}
+    begun = time.perf_counter()
     share = seconds / (_ROUNDS * max(len(timers), 1))
     for turn in range(_ROUNDS):
-        best = min((statistics.median(t) for t in taken.values() if t), default=None) if turn else None
+        medians = {name: statistics.median(times) for name, times in taken.items() if times}
         for name, one_step in timers.items():
-            if best is not None and statistics.median(taken[name]) > 3 * best:
-                continue
             if turn == 0:
-                one_step()  # the first step allocates
+                one_step()
+            elif medians[name] > _WORTH_ANOTHER * min(medians.values()):
+                continue
+            elif time.perf_counter() - begun > 2 * seconds:
+                break
             start, count = time.perf_counter(), 0
-            while count < _MIN_STEPS or (time.perf_counter() - start < share and count < 200):
+            while count == 0 or (time.perf_counter() - start < share and count < 200):
                 taken[name].append(one_step())
                 count += 1
-                if count >= 1 and time.perf_counter() - start > 4 * share:
-                    break
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
