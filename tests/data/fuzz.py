@@ -2,7 +2,7 @@
 
     python -m tests.data.fuzz --files 10000
 
-It ends with a `figure` line for each format and stops with a traceback at anything else than the two outcomes.
+It prints a `figure` line for each format and stops with a traceback at anything but the two outcomes.
 """
 
 from __future__ import annotations

@@ -180,9 +180,8 @@ def _so_far(run: RunRecord) -> str:
 def _notes(run: RunRecord, evaluation: Evaluation | None, kept: EpochRecord | None) -> list[str]:
     notes: list[str] = []
     if run.overrides:
-        notes.append(
-            f"Changed while the run was stopped: {', '.join(run.overrides)}. No single recipe gives this result."
-        )
+        changed = ", ".join(run.overrides)
+        notes.append(f"Changed while the run was stopped: {changed}. No single recipe gives this result.")
     if evaluation is not None:
         chosen = evaluation.split == "val" and run.recipe.get("keep") != "last" and len(run.epochs) > 1
         notes += result_notes(
