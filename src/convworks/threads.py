@@ -1,9 +1,9 @@
 """How long compute threads wait for each other before they sleep.
 
-GNU OpenMP, which torch's CPU builds use, lets a thread that waits spin for about a millisecond by default. On
-a machine whose processors are shared, with a browser or with other virtual machines, the spinning thread keeps
-the one it waits for from running, and small networks train ten times slower on two threads than on one. A
-short spin costs nothing elsewhere. The library reads its setting when it is loaded: it must come before torch.
+GNU OpenMP, which torch's CPU builds use, lets a thread that waits spin for about a millisecond by default.
+On a machine whose processors are shared, with a browser or with other virtual machines, the spinning thread
+keeps the one it waits for from running, and small networks train ten times slower on two threads than on one.
+A short spin costs nothing elsewhere. The library reads its setting when it is loaded, so before torch.
 """
 
 from __future__ import annotations

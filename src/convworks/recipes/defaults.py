@@ -27,9 +27,10 @@ RECIPES: dict[str, Recipe] = {
         model="lenet5",
         epochs=20,  # passes in the paper, section III-B
         batch=32,
-        optimizer=OptimizerSpec(name="sgd", lr=0.005, momentum=0.9, weight_decay=0.0),
-        schedule=ScheduleSpec(name="cosine", warmup=0.2),  # squared distances are large at the start
+        optimizer=OptimizerSpec(name="sgd", lr=0.02, momentum=0.9, weight_decay=0.0),
+        schedule=ScheduleSpec(name="cosine", warmup=0.2),
         augment=AugmentSpec(shift=2),
+        clip_norm=1.0,  # squared distances to the codes are large at the start
         ema=0.99,
     ),
     "lenet5_modern": Recipe(
