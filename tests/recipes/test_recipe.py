@@ -29,7 +29,7 @@ def test_flag_before_set_before_config_before_recipe_before_default(tmp_path: Pa
     assert (found.recipe.epochs, found.recipe.batch, found.recipe.seed) == (5, 4, 3)
     assert found.recipe.optimizer.lr == 0.3
     sources = {
-        key: found.sources[key] for key in ("epochs", "batch", "seed", "optimizer.lr", "ema", "clip_norm")
+        key: found.sources[key] for key in ("epochs", "batch", "seed", "optimizer.lr", "ema", "accumulate")
     }
     assert sources == {
         "epochs": "flag",
@@ -37,7 +37,7 @@ def test_flag_before_set_before_config_before_recipe_before_default(tmp_path: Pa
         "seed": "config mine.toml",
         "optimizer.lr": "config mine.toml",
         "ema": "recipe lenet5",
-        "clip_norm": "default",
+        "accumulate": "default",
     }
 
 

@@ -89,10 +89,7 @@ def build_dataset(
     if expected is not None:
         splits, rule, seed = _splits_of(expected, source.entries), expected.split_rule, expected.seed
         if accept_changes:
-            splits = [
-                split or ("train" if r.verdict == OK else "")
-                for split, r in zip(splits, records, strict=True)
-            ]
+            splits = _with_new_ones(splits, records)
     else:
         _require_readable(source, records)
         splits, rule = _new_splits(source.entries, records, seed=seed, val_fraction=val_fraction)
@@ -269,6 +266,12 @@ def _new_splits(
     for index, split in zip(ready, assigned, strict=True):
         splits[index] = split
     return splits, rule
+
+
+def _with_new_ones(splits: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """Readable images that the earlier run did not know are trained on."""
+    new = ["train" if record.verdict == OK else "" for record in records]
+    return [split or other for split, other in zip(splits, new, strict=True)]
 
 
 def _splits_of(expected: Manifest, entries: Sequence[Entry]) -> list[str]:

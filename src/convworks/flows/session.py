@@ -113,6 +113,7 @@ class Session:
                 load_into(self.average.average, checkpoint.tensors["average"], where=where)
             self.position = Position(**state["position"])
             self.first_step = self.position.step
+            self.position.batch = min(self.position.batch, self.loader.steps)  # images may have gone
             self.best = Best(**{key: _from_json(value) for key, value in state["best"].items()})
             plateau = {key: _from_json(value) for key, value in state["plateau"].items()}
             self.plateau = Plateau(**plateau)
