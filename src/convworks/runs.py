@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def next_name(out: Path, base: str) -> str:
+    """base-01, base-02 ...: the first that is free."""
+    return next(name for n in count(1) if not (out / (name := f"{base}-{n:02d}")).exists())
+
+
 def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
     """Make a new folder: `name`, or base-01, base-02 ... (the making is atomic: two starts get two folders).
 
@@ -113,9 +119,9 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
         if name is not None:
             (out / name).mkdir(exist_ok=_holds_nothing(out / name))
             return Run(out / name)
-        for number in range(1, _NUMBERED_TRIES):
-            with contextlib.suppress(FileExistsError):
-                path = out / f"{base}-{number:02d}"
+        for _ in range(_NUMBERED_TRIES):
+            with contextlib.suppress(FileExistsError):  # another process was quicker
+                path = out / next_name(out, base)
                 path.mkdir()
                 return Run(path)
     except FileExistsError as problem:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convworks.cli.entry import find_verb
 from convworks.cli.flags import OutputFlags, Shown, Verb, describe, field_docs
 from convworks.cli.parse import command, parse, usage
 from convworks.errors import ConvworksError
@@ -222,3 +223,9 @@ def test_what_is_allowed_in_words() -> None:
 def test_usage_and_quoting() -> None:
     assert usage(VERB) == "convworks train DATA [PATH...] [flags]"
     assert shlex.split(command("train", "my photos/", "it's")) == ["convworks", "train", "my photos/", "it's"]
+
+
+def test_an_empty_word_is_not_the_current_folder() -> None:
+    with pytest.raises(ConvworksError, match=r"U004.*was given an empty word") as caught:
+        parse(find_verb(["train"]), [""])
+    assert caught.value.exit_status == 2

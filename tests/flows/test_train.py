@@ -110,6 +110,17 @@ def test_a_failed_start_leaves_no_run_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"), [({"device": "cuda:99"}, "R520"), ({"model": "lenet5", "size": 8}, "U122")]
+)
+def test_a_device_or_size_that_does_not_fit_leaves_no_run_behind(
+    tmp_path: Path, data: Path, settings: dict[str, object], code: str
+) -> None:
+    with pytest.raises(ConvworksError, match=code):
+        train_all(tmp_path, data, **settings)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def test_a_read_only_place_is_said_before_anything_is_computed(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

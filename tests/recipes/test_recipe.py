@@ -158,5 +158,9 @@ def test_a_small_set_gets_smaller_batches_and_more_epochs_unless_told() -> None:
     assert own.recipe.optimizer.lr == RECIPES["fastnet"].optimizer.lr * 32 / RECIPES["fastnet"].batch
     assert own.sources["epochs"] == "auto, for 800 images"
     assert adapt_to_size(resolve_named(None), 50_000) == resolve_named(None)
-    for told in ({"epochs": 3}, {"batch": 64}, {"optimizer.lr": 0.1}, {"model": "lenet5"}):
-        assert adapt_to_size(resolve_named(None, flags=told), 800) == resolve_named(None, flags=told)
+    for told in ({"model": "lenet5"}, {"batch": 64, "epochs": 3}, {"optimizer.lr": 0.1, "epochs": 3}):
+        found = adapt_to_size(resolve_named(None, flags=told), 800)
+        assert found.recipe == resolve_named(None, flags=told).recipe
+    assert adapt_to_size(resolve_named("fastnet"), 800) == resolve_named("fastnet")  # asked for by name
+    short = adapt_to_size(resolve_named(None, flags={"epochs": 3}), 800)
+    assert (short.recipe.batch, short.recipe.epochs, short.sources["epochs"]) == (32, 3, "flag")

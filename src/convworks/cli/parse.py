@@ -223,6 +223,14 @@ def _subjects(flags: Sequence[Flag], words: _Words) -> dict[str, Any]:
     """The words without dashes, given to the positional fields in order; the last may take many."""
     found: dict[str, Any] = {}
     left = list(words.subjects)
+    if "" in left:  # an unset variable of the shell; it must not mean the current folder
+        raise ConvworksError(
+            "U004",
+            f"{words.verb.name} was given an empty word",
+            where=usage(words.verb),
+            why="an unset variable of the shell, perhaps",
+            try_=words.verb.examples[0],
+        )
     for flag in flags:
         if not left and flag.required:
             raise ConvworksError(

@@ -116,6 +116,7 @@ def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int
 
     from convworks.flows.events import Will
     from convworks.flows.train import train
+    from convworks.runs import next_name
 
     renderer = Renderer(console)
     with tempfile.TemporaryDirectory(prefix="convworks-dry-run-") as folder:
@@ -123,7 +124,8 @@ def _rehearse(request: TrainRequest, console: Console, stop: StopRequest) -> int
         with closing(train(rehearsal, should_stop=stop)) as events:
             for event in events:
                 if isinstance(event, Will):
-                    name = request.name or event.run.name
+                    base = event.run.name.rpartition("-")[0]
+                    name = request.name or next_name(request.out, base)
                     renderer.show(replace(event, run=request.out / name))
                     console.say("Nothing was trained: this was a dry run.")
                     return EXIT_OK

@@ -317,6 +317,14 @@ def _require_known(source: Source, entries: Sequence[Entry], classes: Sequence[s
     unseen = {label: count for label, count in counts.items() if label not in classes}
     if not unseen:
         return
+    if unseen.keys() == counts.keys():
+        raise ConvworksError(
+            "D201",
+            f"{shown(source.location)} and the model have no class in common",
+            where=f"model classes: {listed(classes)}; here: {listed(list(counts))}",
+            why="these are other data than the model was made for, or another model",
+            try_="convworks list runs",
+        )
     names = ", ".join(f"'{shown(label)}' ({_images(count)})" for label, count in unseen.items())
     kind = "a class" if len(unseen) == 1 else f"{len(unseen)} classes"
     missing = [name for name in classes if name not in counts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
@@ -31,8 +32,8 @@ from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
 from convworks.training.allocator import keep_pages
-from convworks.training.checkpoint import Checkpoint, newest_valid
-from convworks.training.planner import Plan, plan_from_dict, processor_name, usable_cpus
+from convworks.training.checkpoint import Checkpoint, checkpoint_steps, newest_valid
+from convworks.training.planner import Plan, choose_device, plan_from_dict, processor_name, usable_cpus
 
 PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
 
@@ -82,6 +83,7 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
         base = f"{source.name}-{recipe.model}"
         images = sum(entry.split in {None, "train"} for entry in source.entries)
     request = replace(request, resolved=adapt_to_size(request.resolved, images))
+    choose_device(recipe.device)  # said before a folder is made
     record = _record(request)
     earlier = None if request.fresh else _unfinished(request, record, base)
     if earlier is not None:
@@ -101,8 +103,9 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
                 rescue=request.rescue,
                 plan_cache=request.plan_cache,
             )
-    except BaseException:
-        _remove_if_empty(run)
+    except ConvworksError as problem:
+        if not problem.code.startswith("N"):  # a run that diverged has something to show
+            _remove_if_untrained(run)
         raise
 
 
@@ -229,13 +232,10 @@ def _check_changes(run: Run, changed: list[tuple[str, Any, Any]], *, override: b
         )
 
 
-def _remove_if_empty(run: Run) -> None:
+def _remove_if_untrained(run: Run) -> None:
     """A run that failed before anything was learnt leaves no folder behind."""
-    if not run.manifest_file.exists():
-        for name in (".lock", "owner.json", "recipe.json"):
-            (run.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            run.path.rmdir()
+    if not checkpoint_steps(run.checkpoints):
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _run(

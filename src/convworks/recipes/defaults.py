@@ -91,22 +91,28 @@ def resolve_named(
 
 # Batch, and the epochs that give about a thousand steps, where a set is too small for the recipe's own.
 SMALL_SET, SMALL_BATCH, SMALL_STEPS, MOST_EPOCHS = 5_000, 32, 1_000, 60
+_SIZED = ("batch", "epochs", "optimizer.lr")
 
 
 def adapt_to_size(resolved: Resolved, images: int) -> Resolved:
-    """Smaller batches and more epochs for a small set, where the user named neither these nor a recipe.
+    """Smaller batches and more epochs for a small set, where the user named no recipe and not these values.
 
     The learning rate follows the batch in proportion (Goyal et al. 2017, section 2.1).
     """
     recipe, sources = resolved.recipe, dict(resolved.sources)
-    own = all(sources[key].startswith(("default", "recipe")) for key in ("batch", "epochs", "optimizer.lr"))
-    if not (resolved.adaptable and own) or recipe.model != "fastnet" or images >= SMALL_SET:
+    free = {key for key in _SIZED if sources[key].startswith(("default", "recipe"))}
+    if not resolved.adaptable or recipe.model != "fastnet" or images >= SMALL_SET:
         return resolved
-    epochs = max(recipe.epochs, min(MOST_EPOCHS, round(SMALL_STEPS * SMALL_BATCH / max(images, 1))))
-    lr = recipe.optimizer.lr * SMALL_BATCH / recipe.batch
-    smaller = replace(recipe, batch=SMALL_BATCH, epochs=epochs, optimizer=replace(recipe.optimizer, lr=lr))
-    reason = f"auto, for {images:,} images"
-    return Resolved(smaller, sources | dict.fromkeys(("batch", "epochs", "optimizer.lr"), reason))
+    changed: set[str] = set()
+    if {"batch", "optimizer.lr"} <= free:  # one without the other would change what the given one means
+        lr = recipe.optimizer.lr * SMALL_BATCH / recipe.batch
+        recipe = replace(recipe, batch=SMALL_BATCH, optimizer=replace(recipe.optimizer, lr=lr))
+        changed = {"batch", "optimizer.lr"}
+    if "epochs" in free:
+        epochs = min(MOST_EPOCHS, round(SMALL_STEPS * recipe.batch / max(images, 1)))
+        recipe = replace(recipe, epochs=max(recipe.epochs, epochs))
+        changed.add("epochs")
+    return Resolved(recipe, sources | dict.fromkeys(changed, f"auto, for {images:,} images"))
 
 
 def recipe_for(model: str) -> tuple[str, Recipe]:
