@@ -38,6 +38,7 @@ from convworks.flows.prepare import (
     Prepared,
     optimizer_for,
     prepare_data,
+    schedule_for,
     step_settings,
     training_loader,
 )
@@ -48,7 +49,6 @@ from convworks.recipes.defaults import recipe, resolve_named
 from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.recipes.resolve import Resolved, resolve
 from convworks.training.loop import Numerics, Position, Step, train_epoch
-from convworks.training.schedule import make_schedule
 
 __all__ = ["Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
 
@@ -293,15 +293,7 @@ def fit(
     labels = data.dataset.labels[torch.from_numpy(data.dataset.split_rows("train"))]
     settings = step_settings(recipe, labels, len(data.classes), numerics.device)
     optimizer = optimizer_for(recipe, network)
-    spec = recipe.schedule
-    schedule = make_schedule(
-        spec.name,
-        total_steps=recipe.epochs * loader.steps,
-        warmup=spec.warmup,
-        milestones=spec.milestones,
-        factor=spec.factor,
-        final=spec.final,
-    )
+    schedule = schedule_for(recipe, loader.steps)
     position = Position()
     while position.epoch < recipe.epochs:
         yield from train_epoch(

@@ -37,7 +37,7 @@ from convworks.data.augment import DRAWS, Augment, inverse_affine
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
 from convworks.evaluation.inference import predict_probabilities
-from convworks.flows.prepare import optimizer_for, step_settings
+from convworks.flows.prepare import optimizer_for, schedule_for, step_settings
 from convworks.randomness import derive_seed, permutation, uniform
 from convworks.recipes.defaults import recipe as named_recipe
 from convworks.recipes.defaults import recipe_for
@@ -45,7 +45,7 @@ from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import build
 from convworks.training.ema import WeightAverage
 from convworks.training.loop import NotFiniteError, Numerics, Position, train_epoch, weights_are_finite
-from convworks.training.schedule import Plateau, make_schedule
+from convworks.training.schedule import Plateau
 
 __all__ = ["ArrayPreprocess", "ConvNetClassifier"]
 
@@ -342,14 +342,7 @@ def _loss_curve(network: nn.Module, batches: _Batches, recipe: Recipe, classes: 
     optimizer = optimizer_for(recipe, network)
     average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
     spec = recipe.schedule
-    schedule = make_schedule(
-        spec.name,
-        total_steps=recipe.epochs * batches.steps,
-        warmup=spec.warmup,
-        milestones=spec.milestones,
-        factor=spec.factor,
-        final=spec.final,
-    )
+    schedule = schedule_for(recipe, batches.steps)
     drops = Plateau(spec.patience, spec.max_drops if spec.name == "plateau" else 0, spec.factor)
     position, best, waited = Position(), -1.0, 0
     losses: list[float] = []

@@ -28,6 +28,7 @@ from convworks.training.loop import Numerics, StepSettings
 from convworks.training.loss import balanced_weights
 from convworks.training.optimizer import make_optimizer
 from convworks.training.planner import usable_cpus
+from convworks.training.schedule import Schedule, make_schedule
 
 PHOTO_SIZE = 64  # pixels a side for photographs, where neither recipe nor model says more
 
@@ -205,6 +206,19 @@ def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
         beta2=spec.beta2,
         weight_decay=spec.weight_decay,
         decay_norm_and_bias=spec.decay_norm_and_bias,
+    )
+
+
+def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
+    """The recipe's learning rate over its epochs, as a multiplier of the top rate for each step."""
+    spec = recipe.schedule
+    return make_schedule(
+        spec.name,
+        total_steps=recipe.epochs * steps_per_epoch,
+        warmup=spec.warmup,
+        milestones=spec.milestones,
+        factor=spec.factor,
+        final=spec.final,
     )
 
 

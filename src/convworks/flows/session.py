@@ -26,6 +26,7 @@ from convworks.flows.prepare import (
     Prepared,
     evaluation_loader,
     optimizer_for,
+    schedule_for,
     step_settings,
     training_loader,
 )
@@ -44,7 +45,7 @@ from convworks.training.ema import WeightAverage
 from convworks.training.loop import NotFiniteError, Position, Step, train_epoch, weights_are_finite
 from convworks.training.optimizer import load_state_tensors, state_tensors
 from convworks.training.planner import Plan
-from convworks.training.schedule import Plateau, make_schedule
+from convworks.training.schedule import Plateau
 
 StopRequest = Callable[[], bool]
 _PROGRESS_SECONDS = 0.25
@@ -86,14 +87,7 @@ class Session:
         self.loader = training_loader(prepared, recipe, numerics=numerics, workers=plan.workers)
         labels = prepared.dataset.labels[torch.from_numpy(prepared.dataset.split_rows("train"))]
         self.settings = step_settings(recipe, labels, len(prepared.dataset.classes), plan.device)
-        self.schedule = make_schedule(
-            spec.name,
-            total_steps=recipe.epochs * self.loader.steps,
-            warmup=spec.warmup,
-            milestones=spec.milestones,
-            factor=spec.factor,
-            final=spec.final,
-        )
+        self.schedule = schedule_for(recipe, self.loader.steps)
         self._judge: nn.Module | None = None
         self.first_step = 0  # of this session: where it began or was resumed
 
