@@ -15,7 +15,7 @@ from convworks import durable
 from convworks.errors import ConvworksError
 from convworks.flows import session
 from convworks.flows.events import EpochDone, Finished, Found, Note, Will
-from convworks.runs import Run, read_records
+from convworks.runs import Run, create_run, read_records
 from tests.flows.helpers import fingerprint, resume_all, train_all, train_until, write_images
 
 
@@ -223,6 +223,14 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "runs" / "run")
     with run.locked(), pytest.raises(ConvworksError, match=f"R510.*in use by pid {os.getpid()}"):
         resume_all(tmp_path)
+
+
+def test_losing_the_lock_removes_nothing(tmp_path: Path, data: Path) -> None:
+    run = create_run(tmp_path / "runs", "x", name="run")  # another process, in its first moment
+    with run.locked():
+        with pytest.raises(ConvworksError, match="R510"):
+            train_all(tmp_path, data)
+        assert (run.path / ".lock").exists()
 
 
 def test_grey_and_colour_of_any_size_train_together(tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ class TrainRequest:
     command: tuple[str, ...] = ()
     fresh: bool = False  # never continue an earlier run
     rescue: Path | None = None  # where the model goes if the run's disk is full at the end
-    plan_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +90,15 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
         yield from _run(earlier, request.data, request.resolved, should_stop, rescue=request.rescue)
         return
     run = create_run(request.out, base, name=request.name)
-    try:
-        require_space(run.path, 64 * 2**20)
-        with run.locked():
+    with run.locked():  # only its owner may remove the folder again
+        try:
+            require_space(run.path, 64 * 2**20)
             run.write_json(run.recipe_file, record)
-            yield from _locked_run(
-                run,
-                request.data,
-                request.resolved,
-                should_stop,
-                rescue=request.rescue,
-                plan_cache=request.plan_cache,
-            )
-    except ConvworksError as problem:
-        if not problem.code.startswith("N"):  # a run that diverged has something to show
-            _remove_if_untrained(run)
-        raise
+            yield from _locked_run(run, request.data, request.resolved, should_stop, rescue=request.rescue)
+        except ConvworksError as problem:
+            if not problem.code.startswith("N"):  # a run that diverged has something to show
+                _remove_if_untrained(run)
+            raise
 
 
 def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Generator[Event]:
@@ -253,7 +245,6 @@ def _locked_run(
     *,
     rescue: Path | None = None,
     accept_data_change: bool = False,
-    plan_cache: bool = True,
 ) -> Iterator[Event]:
     """Prepare, plan, train and finish, from the newest checkpoint where there is one."""
     started = time.perf_counter()
@@ -282,7 +273,7 @@ def _locked_run(
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
     yield _found(prepared)
     network = build_network(recipe, len(manifest.classes), prepared.dataset.geometry)
-    plan = _plan(run, prepared, recipe, network, cache=data.cache if plan_cache else None)
+    plan = _plan(run, prepared, recipe, network, cache=data.cache)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     if plan.device.startswith("cuda"):
