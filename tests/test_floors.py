@@ -13,11 +13,11 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "convworks"
 FLOORS = {
-    0: ("errors", "error_codes", "threads", "randomness", "durable"),
+    0: ("errors", "error_codes", "threads", "randomness", "durable", "machine", "ops"),
     1: ("layers", "anatomy", "data"),
     2: ("models", "training", "evaluation"),
-    3: ("recipes", "runs", "bundle"),
-    4: ("report",),
+    3: ("recipes", "runs", "bundle", "insight"),
+    4: ("report", "exercises"),
     5: ("flows", "environment", "api", "sklearn"),
     6: ("cli", "__main__"),
 }

@@ -23,9 +23,19 @@ CODES: dict[str, str] = {
     "U121": "a model does not take this number of classes or channels",
     "U122": "a model does not take images of this size",
     "U123": "an option of a model has a value that does not fit",
+    "U130": "an argument of an operator or a layer does not fit",
     "U130": "a run cannot have this name",
     "U131": "a run was begun with other settings",
+    "U140": "the line that describes layers cannot be read",
+    "U141": "there is no exercise of that name",
+    "U142": "an exercise was given too few or too many answers, or one that is no number or size",
+    "U143": "a file to be written is there already",
+    "U144": "a student's file is not there",
+    "U145": "answers to an exercise are not all right",
     "U150": "the split's fractions leave nothing",
+    "U151": "a trained model has its size, channels and classes already",
+    "U152": "the layers of a traced network make no sense",
+    "U153": "a list of numbers for a traced network does not fit",
     "U160": "arrays given to the metrics do not fit each other",
     "U170": "an augmentation has a value out of range",
     "U171": "an augmentation shifts images out of sight",
@@ -130,6 +140,7 @@ CODES: dict[str, str] = {
     "N601": "the loss or the gradient is not finite",
     "N602": "a weight is not finite",
     "N620": "probabilities are not finite",
+    "N630": "a gradient is not the derivative of its function",
 }
 # fmt: on
 

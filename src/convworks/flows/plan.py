@@ -16,6 +16,7 @@ from torch import nn
 from convworks.durable import read_json, to_json, write_atomic
 from convworks.errors import ConvworksError
 from convworks.flows.prepare import Prepared, optimizer_for, step_settings, training_loader
+from convworks.machine import processor_name
 from convworks.recipes.recipe import Recipe
 from convworks.training.allocator import keep_pages
 from convworks.training.loop import Numerics, StepSettings, accumulate_gradients
@@ -26,7 +27,6 @@ from convworks.training.planner import (
     make_plan,
     measuring_seconds,
     plan_from_dict,
-    processor_name,
     usable_cpus,
 )
 

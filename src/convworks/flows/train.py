@@ -27,13 +27,14 @@ from convworks.flows.plan import plan_training
 from convworks.flows.prepare import DataRequest, Prepared, build_network, prepare_data, request_from_dict
 from convworks.flows.results import finish
 from convworks.flows.session import Session, StopRequest
+from convworks.machine import processor_name
 from convworks.recipes.defaults import adapt_to_size
 from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
 from convworks.training.allocator import keep_pages
 from convworks.training.checkpoint import Checkpoint, checkpoint_steps, newest_valid
-from convworks.training.planner import Plan, choose_device, plan_from_dict, processor_name, usable_cpus
+from convworks.training.planner import Plan, choose_device, plan_from_dict, usable_cpus
 
 PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
 

@@ -1,0 +1,145 @@
+"""Measuring once, remembering, and never choosing what is not clearly faster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from convworks.ops import autotune, convolution
+from convworks.ops.algorithms.window import Window
+from convworks.ops.autotune import Choices, best_of, candidates, fastest, problem
+
+SAME3 = Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+
+
+@pytest.fixture
+def choices(monkeypatch: pytest.MonkeyPatch) -> Choices:
+    own = Choices()
+    monkeypatch.setattr(autotune, "CHOICES", own)
+    return own
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was measured; always the same times, in which lowering wins all but the forward pass."""
+    asked: list[str] = []
+
+    def measure(part: str, *_: object) -> dict[str, float]:
+        asked.append(part)
+        return {"library": 1.0, "lowering": 2.0 if part == "forward" else 0.5}
+
+    monkeypatch.setattr(autotune, "measure", measure)
+    return asked
+
+
+def test_measures_each_shape_once(choices: Choices, measured: list[str]) -> None:
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3, requires_grad=True)
+    for _ in range(3):
+        convolution.convolve(x, w, algorithm="auto")
+    assert measured == ["forward", "weight_gradient"]
+    convolution.convolve(x[..., :5], w, algorithm="auto")
+    assert len(measured) == 4
+
+
+def test_each_pass_has_its_own_winner(choices: Choices, measured: list[str]) -> None:
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    chosen = fastest(x, w, SAME3, passes=autotune.PASSES)
+    assert chosen.name == "library, lowering, lowering"
+
+
+def test_without_gradients_the_backward_passes_are_not_measured(
+    choices: Choices, measured: list[str]
+) -> None:
+    with torch.no_grad():
+        convolution.convolve(
+            torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3, requires_grad=True), algorithm="auto"
+        )
+    assert measured == ["forward"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "winner"),
+    [
+        ({"library": 1.0, "direct": 0.96}, "library"),  # less than 5 %
+        ({"library": 1.0, "direct": 0.9}, "direct"),
+        ({"library": 1e-4, "direct": 0.8e-4}, "library"),  # Python's own time would eat it
+    ],
+)
+def test_only_a_clear_gain_is_taken(seconds: dict[str, float], winner: str) -> None:
+    assert best_of(seconds) == winner
+
+
+def test_choices_outlive_the_process(tmp_path: Path, choices: Choices, measured: list[str]) -> None:
+    file = tmp_path / "cache" / "convolutions.json"
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    choices.open(file)
+    first = choices.names(x, w, SAME3, autotune.PASSES)
+    again = Choices()
+    again.open(file)
+    assert again.names(x, w, SAME3, autotune.PASSES) == first
+    assert len(measured) == 3
+    stored = json.loads(file.read_text())
+    assert stored["machine"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"machine": {}, "choices": {}}',
+        '{"choices": 3}',
+        '{"machine": null, "choices": {"a": 1}}',
+    ],
+)
+def test_a_file_that_is_damaged_or_from_elsewhere_is_measured_anew(
+    tmp_path: Path, choices: Choices, measured: list[str], content: str
+) -> None:
+    file = tmp_path / "convolutions.json"
+    file.write_text(content)
+    choices.open(file)
+    choices.names(torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3), SAME3, ("forward",))
+    assert measured == ["forward"]
+    assert json.loads(file.read_text())["choices"]
+
+
+def test_a_stored_name_that_is_no_algorithm_is_not_used(
+    tmp_path: Path, choices: Choices, measured: list[str]
+) -> None:
+    file = tmp_path / "convolutions.json"
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    key = problem(x, w, SAME3).key
+    content = {"machine": autotune._machine(), "choices": {key: {"forward": "quantum"}}}
+    file.write_text(json.dumps(content))
+    choices.open(file)
+    assert choices.names(x, w, SAME3, ("forward",))["forward"] == "library"
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
+    tmp_path: Path, choices: Choices, measured: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    choices.open(tmp_path / "file" / "convolutions.json")
+    assert choices.names(torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3), SAME3, ("forward",))
+
+
+def test_what_is_tried_fits_the_problem() -> None:
+    small = problem(torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3), SAME3)
+    assert {"channels_last", "lowering", "direct", "winograd", "winograd4"} <= set(candidates(small))
+    wide = Window((31, 31), (1, 1), ((15, 15),) * 2, (1, 1))
+    large = candidates(problem(torch.randn(8, 64, 7, 7), torch.randn(64, 64, 31, 31), wide))
+    assert "trimmed library" in large
+    assert any(name.startswith("trimmed fft") for name in large)
+    assert not any("winograd" in name or "direct" in name for name in large)
+
+
+def test_a_real_measurement_covers_the_library_and_every_candidate() -> None:
+    x, w = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
+    for part in autotune.PASSES:
+        seconds = autotune.measure(part, x, w, SAME3)
+        assert set(seconds) == {"library", *candidates(problem(x, w, SAME3))}
+        assert all(0 < s < 5 for s in seconds.values())
