@@ -23,7 +23,11 @@ VERBS = (
     ("predict", "MODEL PATH...", "name what is on images"),
     ("report", "RUN", "write the HTML report of a run again"),
     ("show", "NAME|RUN", "layers of a model; facts of a run or recipe"),
+    ("gradcheck", "MODEL", "check every gradient of a network against finite differences"),
+    ("trace", "", "every number of a small network, forward and backward"),
     ("list", "WHAT", "models, recipes, datasets, runs or errors"),
+    ("exercise", "ACTION [NAME]", "the lectures' exercises: with your numbers, checked, graded"),
+    ("explain", "WHAT [LAYER]", "a layer, a stack, a padding or the activations, in numbers"),
     ("doctor", "", "check this machine: versions, disk, threads, permissions"),
 )
 

@@ -28,6 +28,7 @@ from convworks.flows.prepare import DataRequest, Prepared, build_network, prepar
 from convworks.flows.results import finish
 from convworks.flows.session import Session, StopRequest
 from convworks.machine import processor_name
+from convworks.ops.autotune import remember_choices
 from convworks.recipes.defaults import adapt_to_size
 from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
@@ -274,6 +275,7 @@ def _locked_run(
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
     yield _found(prepared)
     network = build_network(recipe, len(manifest.classes), prepared.dataset.geometry)
+    remember_choices(run.path / "convolutions.json")  # of layers with algorithm="auto": resuming keeps them
     plan = _plan(run, prepared, recipe, network, cache=data.cache)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)

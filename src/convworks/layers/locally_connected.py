@@ -76,7 +76,7 @@ class LocallyConnected1d(_LocallyConnected):
 class LocallyConnected2d(_LocallyConnected):
     """(N, C, H, W) -> (N, O, H', W'): a convolution whose kernel is another one at every position.
 
-    28x28x6 from 32x32x3 with 5x5 has 357,504 weights, where a convolution has 456 parameters. Raises
+    28x28x6 from 32x32x3 with 5x5 has 357,504 parameters, a convolution 456. Raises
     BadArgument. Source: lectures, "locally connected networks"; Taigman et al., "DeepFace", 2014.
     """
 

@@ -86,8 +86,8 @@ class Choices:
         self._file: Path | None = None
 
     def open(self, file: Path) -> None:
-        """Read what an earlier process chose on this machine, and write new choices there."""
-        self._file = file
+        """Begin with what the file holds, chosen on this machine, and write new choices there."""
+        self._file, self._names, self._stored = file, {}, {}
         with contextlib.suppress(ConvworksError, OSError):
             tree = read_json(file)
             if isinstance(tree, dict) and tree.get("machine") == _machine():
