@@ -18,7 +18,11 @@ class Layer(NamedTuple):
 class Network(NamedTuple):
     input_shape: tuple[int, int, int]  # C, H, W
     parameters: int
-    stages: dict[str, Layer]
+    stages: dict[str, Layer]  # by the children of the network
+    classes: int = 10
+    macs: int | None = None  # of all layers
+    small: tuple[int, int] | None = None  # an input size that is quick to compute, for the battery
+    only_counted: bool = False  # too deep to train in the battery: counts and shapes alone
 
 
 def conv(c_in: int, k: int, c_out: int, h: int, w: int, *, bias: bool = True) -> Layer:

@@ -1,6 +1,7 @@
 """Layers that torch lacks, as ordinary modules, thin over `convworks.ops`."""
 
 from convworks.layers.activation import ScaledTanh as ScaledTanh
+from convworks.layers.auxiliary import WithAuxiliary as WithAuxiliary
 from convworks.layers.containers import stage as stage
 from convworks.layers.convolution import ConnectionTableConv2d as ConnectionTableConv2d
 from convworks.layers.convolution import Conv1d as Conv1d

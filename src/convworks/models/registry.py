@@ -1,7 +1,8 @@
 """Every network by name: what it is, where it comes from, and how to build it.
 
-A family file ends with one `register(...)` for each of its networks. The name is the name of the function and
-the sizes are the defaults of its signature, so that each fact is said once.
+A family file ends with one `register(...)` for each of its networks. The name is the name of the function, or
+of the row in the family's table, and the sizes are the defaults of its signature, so that each fact is said
+once.
 """
 
 from __future__ import annotations
@@ -41,9 +42,14 @@ _COMMON = ("num_classes", "in_channels", "input_size")
 _REGISTRY: dict[str, ModelInfo] = {}
 
 
-def register(build: Build, *, source: str, summary: str, deviations: tuple[str, ...] = ()) -> ModelInfo:
-    """Add a network. Raises ValueError for a name that is taken."""
-    name: str = build.__name__
+def register(
+    build: Build, *, source: str, summary: str, deviations: tuple[str, ...] = (), name: str = ""
+) -> ModelInfo:
+    """Add a network; a row of a paper's table gives its `name` and `partial(build, row)`.
+
+    Raises ValueError for a name that is taken.
+    """
+    name = name or build.__name__
     if name in _REGISTRY:
         raise ValueError(f"a network called '{name}' is already registered, by {_REGISTRY[name].source}")
     defaults = {key: signature(build).parameters[key].default for key in _COMMON}

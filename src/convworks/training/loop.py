@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
+from convworks.layers import WithAuxiliary
 from convworks.randomness import derive_seed
 from convworks.training.ema import WeightAverage
 from convworks.training.loss import batch_normaliser, summed_cross_entropy
@@ -169,20 +170,23 @@ def accumulate_gradients(
     parts = min(settings.accumulate, len(batch.y))
     for x, y in zip(batch.x.chunk(parts), batch.y.chunk(parts), strict=True):
         with numerics.autocast():
-            logits = network(x)
-        loss = (
-            summed_cross_entropy(
-                logits,
-                y,
-                label_smoothing=settings.label_smoothing,
-                class_weights=settings.class_weights,
-            )
-            / normaliser
-        )
+            output = network(x)
+        logits = output.logits if isinstance(output, WithAuxiliary) else output
+        loss = summed_loss(output, y, settings) / normaliser
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
         correct += int((logits.detach().argmax(1) == y).sum())
     return total, correct
+
+
+def summed_loss(output: Tensor | WithAuxiliary, y: Tensor, settings: StepSettings) -> Tensor:
+    """The sum over the batch; auxiliary classifiers count with their discount."""
+    if isinstance(output, WithAuxiliary):
+        others = torch.stack([summed_loss(each, y, settings) for each in output.auxiliary])
+        return summed_loss(output.logits, y, settings) + output.discount * others.sum()
+    return summed_cross_entropy(
+        output, y, label_smoothing=settings.label_smoothing, class_weights=settings.class_weights
+    )
 
 
 def gradient_norm(network: nn.Module) -> float:
