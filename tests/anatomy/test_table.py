@@ -91,6 +91,11 @@ def test_records_are_plain_data() -> None:
         "parameters": 9408,
         "fixed": 0,
         "macs": 118013952,
+        "dilation": [],
+        "biases": 0,
+        "field": [],
+        "jump": [],
+        "centre": [],
     }
 
 

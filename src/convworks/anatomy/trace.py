@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from convworks.anatomy.receptive_field import Fields, FieldTracer
 
 Shape = tuple[int, ...]
 
@@ -39,6 +41,21 @@ class Row:
     parameters: int = 0  # trained
     fixed: int = 0  # held by the layer and not trained: frozen parameters, RBF codes
     macs: int = 0
+    dilation: Shape = ()
+    biases: int = 0  # of the parameters
+    field: Shape = ()  # receptive field in cells of the input, one number for each dimension
+    jump: tuple[float, ...] = ()  # cells of the input between neighbours
+    centre: tuple[float, ...] = ()  # of the first unit's field; 0 is the middle of the first cell
+
+    @property
+    def neurons(self) -> int:
+        """Units of the output of one image."""
+        return math.prod(self.output) if self.output else 0
+
+    @property
+    def flops(self) -> int:
+        """Twice the multiply-adds: the multiplication and the addition counted apart."""
+        return 2 * self.macs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +75,8 @@ def totals(rows: list[Row]) -> Totals:
     )
 
 
-def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> list[Row]:
-    """Rows of all leaf modules and own layers for one image of (C, H, W).
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> list[Row]:
+    """Rows of all leaf modules and own layers for one image of (C, H, W), or (C, L), or (C, D, H, W).
 
     The pass runs in evaluation mode without gradients on zeros; training flags come back as they were, no
     hook stays, and neither buffers nor the random generator change. A module that is called twice has two
@@ -69,12 +86,15 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> list[Row]:
     rows: list[Row] = []
     counted: set[int] = set()
     layers = dict(_layers(module))
+    image = _zeros(module, input_shape)
+    tracer = FieldTracer(image)
 
     def hook(layer: nn.Module, name: str, output: Any) -> None:
-        rows.append(_row(name, layer, _shape(output), counted))
+        row = _row(name, layer, _shape(output), counted)
+        rows.append(replace(row, **_seen(tracer.fields_of(_first(output)))))
 
-    with _evaluation(module), _hooks(layers, hook), torch.no_grad():
-        module(_zeros(module, input_shape))
+    with _evaluation(module), _hooks(layers, hook), torch.no_grad(), tracer:
+        module(image)
     for name, layer in module.named_modules():
         left = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
         if left:
@@ -101,6 +121,7 @@ def stages(rows: list[Row]) -> list[Row]:
         )
         single = main[0] if len(main) == 1 else None
         total = totals(parts)
+        last = next((row for row in reversed(parts) if row.output), parts[-1])
         result.append(
             Row(
                 name=name,
@@ -108,10 +129,15 @@ def stages(rows: list[Row]) -> list[Row]:
                 kernel=single.kernel if single else (),
                 stride=single.stride if single else (),
                 padding=single.padding if single else (),
-                output=next((row.output for row in reversed(parts) if row.output), ()),
+                output=last.output,
                 parameters=total.parameters,
                 fixed=total.fixed,
                 macs=total.macs,
+                dilation=single.dilation if single else (),
+                biases=sum(row.biases for row in parts),
+                field=last.field,
+                jump=last.jump,
+                centre=last.centre,
             )
         )
     return result
@@ -160,7 +186,7 @@ def _hooks(layers: dict[str, nn.Module], hook: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _zeros(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+def _zeros(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     """(1, C, H, W) of zeros where and as the network's first parameter is."""
     first = next(module.parameters(), None)
     if first is None:
@@ -168,11 +194,28 @@ def _zeros(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     return torch.zeros(1, *shape, dtype=first.dtype, device=first.device)
 
 
-def _shape(output: Any) -> Shape:
-    """The shape of an output without the batch axis; of the first tensor where there are several."""
+def _first(output: Any) -> Tensor:
+    """The first tensor where there are several."""
     while isinstance(output, (tuple, list)):
         output = output[0]
-    return tuple(output.shape[1:])
+    tensor: Tensor = output
+    return tensor
+
+
+def _shape(output: Any) -> Shape:
+    """The shape of an output without the batch axis; of the first tensor where there are several."""
+    return tuple(_first(output).shape[1:])
+
+
+def _seen(fields: Fields | None) -> dict[str, Any]:
+    """The columns of the receptive field; none for a tensor that does not come from the image."""
+    if fields is None:
+        return {}
+    return {
+        "field": tuple(f.size for f in fields),
+        "jump": tuple(float(f.jump) for f in fields),
+        "centre": tuple(f.centre for f in fields),
+    }
 
 
 def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
@@ -190,6 +233,8 @@ def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
         padding=_pair(getattr(layer, "padding", ())),
         output=output,
         parameters=trained,
+        dilation=_pair(getattr(layer, "dilation", ())),
+        biases=sum(p.numel() for p in new if p is getattr(layer, "bias", None)),
         fixed=frozen + held,
         macs=_macs(layer, output) if output else 0,
     )

@@ -1,0 +1,154 @@
+"""Receptive fields: the lectures' and papers' numbers, and the support of the gradient as an oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convworks.anatomy import trace
+from convworks.anatomy.measured_field import measured_field, middle
+
+
+def sizes(network: nn.Module, shape: tuple[int, ...]) -> list[int]:
+    return [row.field[0] for row in trace(network, shape) if row.kernel]
+
+
+def plain(*rows: tuple[int, ...]) -> nn.Sequential:
+    """One-map convolutions of (kernel, stride, dilation); a negative kernel is maximum pooling."""
+    layers = [
+        nn.MaxPool1d(-k, s) if k < 0 else nn.Conv1d(1, 1, k, stride=s, dilation=d, padding=(k - 1) * d // 2)
+        for k, s, d in rows
+    ]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("rows", "field"),
+    [
+        ([(3, 1, 1)] * 5, 11),
+        ([(3, s, 1) for s in (1, 2, 1, 2, 1)], 21),
+        ([(3, 1, d) for d in (1, 2, 4, 8, 16)], 63),
+        ([(3, 1, 1)] * 250, 501),
+        ([(3, 1, 2**i) for i in range(8)], 511),
+        ([(3, 2, 1)] * 8, 511),
+        ([(3, 1, 1)] * 2, 5),
+        ([(3, 1, 1)] * 3, 7),
+        ([(5, 1, 1), (-2, 2, 1), (5, 1, 1), (-2, 2, 1)], 16),
+        ([(3, 1, 1), (3, 1, 1), (-3, 2, 1), (3, 1, 1), (-3, 2, 1)], 15),
+    ],
+)
+def test_examples_of_the_lectures(rows: list[tuple[int, int, int]], field: int) -> None:
+    row = trace(plain(*rows), (1, 1024))[-1]
+    assert row.field == (field,)
+
+
+def test_alexnet() -> None:
+    conv, pool = nn.Conv2d, nn.MaxPool2d
+    net = nn.Sequential(
+        conv(3, 2, 11, 4), pool(3, 2), conv(2, 2, 5, padding=2), pool(3, 2), conv(2, 2, 3, padding=1),
+        conv(2, 2, 3, padding=1), conv(2, 2, 3, padding=1), pool(3, 2),
+    )  # fmt: skip
+    assert sizes(net, (3, 227, 227)) == [11, 19, 51, 67, 99, 131, 163, 195]
+
+
+class Everything(nn.Module):
+    """Branches of several widths, a shortcut that slices and pads, dilation, pooling, a change of axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.wide, self.tall = (
+            nn.Conv2d(4, 4, (1, 7), padding=(0, 3)),
+            nn.Conv2d(4, 4, (5, 1), padding=(2, 0)),
+        )
+        self.down = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.pool = nn.AvgPool2d(3, 1, padding=1)
+        self.dilated = nn.Conv2d(16, 4, 3, padding=2, dilation=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.end = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([self.wide(x), self.tall(x)], dim=1)
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        x = F.pad(self.down(x), (0, 0, 0, 0, 0, 8)) + shortcut
+        x = self.norm(self.dilated(self.pool(x)))
+        return self.end(x.transpose(2, 3).contiguous())
+
+
+def reached(network: nn.Module, shape: tuple[int, ...], layer: str) -> tuple[tuple[int, int], ...]:
+    """The analytic field of the middle unit, inside the image."""
+    row = next(row for row in trace(network, shape) if row.name == layer)
+    cells = []
+    for size, jump, centre, at, n in zip(
+        row.field, row.jump, row.centre, middle(row.output[1:]), shape[1:], strict=True
+    ):
+        first = centre - (size - 1) / 2 + at * jump
+        cells.append((int(max(0, first)), int(min(n - 1, first + size - 1))))
+    return tuple(cells)
+
+
+@pytest.mark.parametrize("layer", ["stem", "wide", "tall", "down", "pool", "dilated"])
+def test_the_gradient_has_the_same_support(layer: str) -> None:
+    torch.manual_seed(0)
+    net = Everything()
+    assert measured_field(net, (1, 41, 40), layer, draws=3) == reached(net, (1, 41, 40), layer)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_chains_have_the_support_of_their_gradient(seed: int) -> None:
+    torch.manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        k, s, d = (int(torch.randint(1, high, (1,), generator=draw)) for high in (5, 3, 3))
+        p = int(torch.randint(0, k, (1,), generator=draw))
+        kind = int(torch.randint(0, 3, (1,), generator=draw))
+        layers.append(
+            nn.AvgPool2d(k, s, padding=min(p, k // 2)) if kind == 0 else nn.Conv2d(1, 1, k, s, p, d)
+        )
+    net = nn.Sequential(*layers)
+    last = str(len(layers) - 1)
+    assert measured_field(net, (1, 64, 70), last, draws=2) == reached(net, (1, 64, 70), last)
+
+
+def test_maximum_pooling_is_measured_over_many_images() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 3), nn.ReLU())
+    assert measured_field(net, (1, 32, 32), "2", draws=200) == reached(net, (1, 32, 32), "2")
+
+
+def test_a_transposed_axis_stays_with_its_dimension() -> None:
+    """Dimension 0 of the input is the last axis of the output after a transposition."""
+    rows = trace(nn.Sequential(nn.Conv2d(1, 1, (5, 3)), Turn(), nn.Conv2d(1, 1, (7, 1))), (1, 20, 30))
+    assert rows[-1].field == (5, 9)  # the 7 taps of the second layer run along the input's width
+
+
+class Turn(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3)
+
+
+def test_flattening_and_means_see_what_all_units_saw() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))
+    assert [row.field for row in trace(net, (1, 8, 8))] == [(3, 3), (8, 8), (8, 8)]
+    mean = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.AdaptiveAvgPool2d(1))
+    assert trace(mean, (1, 9, 9))[-1].field == (9, 9)
+
+
+def test_transposed_convolution_narrows_the_jump() -> None:
+    row = trace(nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), (1, 8, 8))[0]
+    assert (row.jump, row.field) == ((0.5, 0.5), (2, 2))
+
+
+def test_nothing_is_allocated_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3), nn.Linear(112, 10**9))
+    assert trace(net, (3, 224, 224))[0].field == (7, 7)
+
+
+def test_an_unknown_layer_offers_the_closest() -> None:
+    with pytest.raises(Exception, match="did you mean 'dilated'"):
+        measured_field(Everything(), (1, 20, 20), "dilatd")
