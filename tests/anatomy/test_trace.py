@@ -26,7 +26,7 @@ def small() -> nn.Sequential:
 
 def plain(row: Row) -> Row:
     """The row without what other tests are about."""
-    return replace(row, dilation=(), biases=0, field=(), jump=(), centre=())
+    return replace(row, dilation=(), biases=0, field=(), jump=(), centre=(), sources=())
 
 
 def test_rows_of_a_small_network() -> None:

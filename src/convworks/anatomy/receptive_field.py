@@ -94,6 +94,16 @@ class FieldTracer(TorchDispatchMode):
             Field(Fraction(0), Fraction(0), one, axis) for axis in range(2, image.dim())
         )
         self.unknown: set[str] = set()
+        self._origins = WeakTensorKeyDictionary()
+        self._origins[image] = frozenset((-1,))
+
+    def origins(self, tensors: Iterable[Tensor]) -> frozenset[int]:
+        """The layers that these tensors come from, by the numbers given to `passed`; -1 is the image."""
+        return frozenset().union(*(self._origins.get(each, frozenset()) for each in tensors))
+
+    def passed(self, tensor: Tensor, layer: int) -> None:
+        """A layer has made this tensor: what is computed from it comes from that layer."""
+        self._origins[tensor] = frozenset((layer,))
 
     def fields_of(self, tensor: Tensor) -> Fields | None:
         found: Fields | None = self._fields.get(tensor)
@@ -103,9 +113,10 @@ class FieldTracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        sources = [t for t in _tensors([*args, *(kwargs or {}).values()]) if t in self._fields]
-        outputs = _tensors([result])[:1]  # batch norm also gives statistics, pooling its indices
+        sources = [t for t in tensors_of([*args, *(kwargs or {}).values()]) if t in self._fields]
+        outputs = tensors_of([result])[:1]  # batch norm also gives statistics, pooling its indices
         if sources and outputs:
+            self._origins[outputs[0]] = self.origins(sources)
             self._fields[outputs[0]] = self._rule(func, args, sources, outputs[0])
         return result
 
@@ -123,13 +134,14 @@ class FieldTracer(TorchDispatchMode):
         return union([_all_merged(self._fields[source], source) for source in sources])
 
 
-def _tensors(values: Iterable[Any]) -> list[Tensor]:
+def tensors_of(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among values, also inside lists and tuples."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
+            found += tensors_of(value)
     return found
 
 

@@ -16,9 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from convworks.anatomy.receptive_field import Fields, FieldTracer
+from convworks.anatomy.receptive_field import Fields, FieldTracer, tensors_of
 
 Shape = tuple[int, ...]
+Sources = frozenset[int]
 
 
 @runtime_checkable
@@ -46,6 +47,7 @@ class Row:
     field: Shape = ()  # receptive field in cells of the input, one number for each dimension
     jump: tuple[float, ...] = ()  # cells of the input between neighbours
     centre: tuple[float, ...] = ()  # of the first unit's field; 0 is the middle of the first cell
+    sources: tuple[int, ...] = ()  # numbers of the rows whose outputs it reads; -1 is the image
 
     @property
     def neurons(self) -> int:
@@ -89,11 +91,12 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> list[Row]:
     image = _zeros(module, input_shape)
     tracer = FieldTracer(image)
 
-    def hook(layer: nn.Module, name: str, output: Any) -> None:
+    def hook(layer: nn.Module, name: str, read: Sources, output: Any) -> None:
         row = _row(name, layer, _shape(output), counted)
-        rows.append(replace(row, **_seen(tracer.fields_of(_first(output)))))
+        rows.append(replace(row, sources=tuple(sorted(read)), **_seen(tracer.fields_of(_first(output)))))
+        tracer.passed(_first(output), len(rows) - 1)
 
-    with _evaluation(module), _hooks(layers, hook), torch.no_grad(), tracer:
+    with _evaluation(module), _hooks(layers, tracer, hook), torch.no_grad(), tracer:
         module(image)
     for name, layer in module.named_modules():
         left = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
@@ -174,9 +177,19 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(layers: dict[str, nn.Module], hook: Any) -> Iterator[None]:
-    handles = [
-        layer.register_forward_hook(lambda m, _, output, name=name: hook(m, name, output))
+def _hooks(layers: dict[str, nn.Module], tracer: FieldTracer, hook: Any) -> Iterator[None]:
+    """Call `hook(layer, name, the rows it read, its output)` after every layer."""
+    read: dict[int, Sources] = {}  # by layer, while it runs: a layer in place replaces what it reads
+
+    def before(layer: nn.Module, inputs: Any) -> None:
+        read[id(layer)] = tracer.origins(tensors_of(inputs))
+
+    def after(layer: nn.Module, name: str, output: Any) -> None:
+        hook(layer, name, read.pop(id(layer), frozenset()), output)
+
+    handles = [layer.register_forward_pre_hook(before) for layer in layers.values()]
+    handles += [
+        layer.register_forward_hook(lambda m, _, output, name=name: after(m, name, output))
         for name, layer in layers.items()
     ]
     try:
