@@ -208,7 +208,7 @@ def test_bias_initialiser_and_the_default_bound() -> None:
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, object], words: str) -> None:
-    with pytest.raises(ValueError, match="U130") as caught:
+    with pytest.raises(ValueError, match="U125") as caught:
         Conv2d(4, 8, 3, **options)
     assert words in str(caught.value)
 

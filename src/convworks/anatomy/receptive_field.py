@@ -5,8 +5,8 @@ last - first + 1. A window of k taps with stride s, padding a and dilation d mak
 
     first' = first - a jump      last' = last + ((k - 1) d - a) jump      jump' = s jump
 
-(lectures, "receptive field": r += (k - 1) d j). Where branches meet, the field reaches from the smallest first
-to the largest last of all paths. The pass follows the operators that torch runs, not the modules, so that
+(lectures, "receptive field": r += (k - 1) d j). Where branches meet, the field reaches from the smallest
+first to the largest last of all paths. The pass follows the operators that torch runs, not the modules, so that
 shortcuts, concatenations, slices and functional code count too. Source: Araujo, Norris, Sim, "Computing
 receptive fields of convolutional neural networks", Distill, 2019.
 """

@@ -21,6 +21,7 @@ VERBS = (
     ("resume", "RUN", "continue a stopped run, to the bit where possible"),
     ("eval", "MODEL DATA", "measure a model on labelled images, with 95 % intervals"),
     ("predict", "MODEL PATH...", "name what is on images"),
+    ("recalibrate", "RUN", "exact batch norm statistics from all training images"),
     ("report", "RUN", "write the HTML report of a run again"),
     ("show", "NAME|RUN", "layers of a model; facts of a run or recipe"),
     ("gradcheck", "MODEL", "check every gradient of a network against finite differences"),

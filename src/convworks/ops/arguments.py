@@ -11,22 +11,24 @@ Sizes: TypeAlias = int | Sequence[int]  # one number for all dimensions, or one 
 
 
 class BadArgument(ConvworksError, ValueError):  # noqa: N818
-    """An argument of an operator or layer that does not fit (code U130): which one, its value, what fits."""
+    """An argument of an operator or layer that does not fit (code U125): which one, its value, what fits."""
 
 
 def bad_argument(name: str, value: object, *, why: str, fits: str = "", where: str = "") -> BadArgument:
     """The error for an argument: its name and value, the reason, and values that would fit."""
     shown = f"'{value}'" if isinstance(value, str) else f"{value}"
-    return BadArgument("U130", f"{name} = {shown} does not fit: {why}", where=where, try_=fits)
+    return BadArgument("U125", f"{name} = {shown} does not fit: {why}", where=where, try_=fits)
 
 
 def per_dimension(name: str, value: Sizes, rank: int, *, least: int = 1) -> tuple[int, ...]:
     """`value` as one integer for each of `rank` dimensions: 3 is (3, 3). Raises BadArgument."""
+    if isinstance(value, str) or not isinstance(value, int | Sequence):
+        raise bad_argument(name, value, why="it must be a whole number", fits=f"{name}={max(1, least)}")
     numbers = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(numbers) != rank:
-        raise bad_argument(
-            name, value, why=f"there are {rank} dimensions", fits=f"one number, or {rank} of them"
-        )
+        several = f"one number, or {rank} of them" if rank > 1 else "one number"
+        dimensions = f"{rank} dimensions" if rank > 1 else "one dimension"
+        raise bad_argument(name, value, why=f"it is for {dimensions}", fits=several)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in numbers):
         raise bad_argument(name, value, why=f"it must be whole and at least {least}", fits=f"{name}={least}")
     return numbers

@@ -229,6 +229,6 @@ def _checked(names: object) -> dict[str, str]:
     found = dict(names) if isinstance(names, dict) else {}
     for each, name in found.items():
         if each not in PASSES or not isinstance(name, str):
-            raise ConvworksError("U130", f"'{each}' is no pass of a convolution")
+            raise ConvworksError("U125", f"'{each}' is no pass of a convolution")
         algorithm(name)
     return found

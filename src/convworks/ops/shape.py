@@ -73,14 +73,7 @@ def resolve_padding(
 def _dimensions(size: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes) -> tuple[tuple[int, ...], ...]:
     rank = 1 if isinstance(size, int) else len(size)
     given = {"size": size, "kernel_size": kernel, "stride": stride, "dilation": dilation}
-    return tuple(_whole(name, value, rank) for name, value in given.items())
-
-
-def _whole(name: str, value: object, rank: int, *, least: int = 1) -> tuple[int, ...]:
-    """`per_dimension`, which cannot be given a text or a fraction."""
-    if isinstance(value, str) or not isinstance(value, int | Sequence):
-        raise bad_argument(name, value, why="it must be a whole number", fits=f"{name}={max(1, least)}")
-    return per_dimension(name, value, rank, least=least)
+    return tuple(per_dimension(name, value, rank) for name, value in given.items())
 
 
 def _numbers(padding: int | Sequence[int] | Sequence[Sequence[int]], rank: int) -> tuple[Pair, ...]:
@@ -94,10 +87,10 @@ def _numbers(padding: int | Sequence[int] | Sequence[Sequence[int]], rank: int) 
             part: object = given
             if not isinstance(part, Sequence) or isinstance(part, str) or len(part) != 2:
                 raise bad_argument("padding", padding, why=f"{part} is no (before, after)", fits=fits)
-            before, after = _whole("padding", part, 2, least=0)
+            before, after = per_dimension("padding", part, 2, least=0)
             pairs.append((before, after))
         return tuple(pairs)
-    same = _whole("padding", padding, rank, least=0)
+    same = per_dimension("padding", padding, rank, least=0)
     return tuple((n, n) for n in same)
 
 
@@ -313,7 +306,7 @@ def transposed_size(
         raise bad_argument("padding", padding, why=why, fits="numbers, or padding='same' with an odd kernel")
     pairs = resolve_padding(padding, size=size, kernel=kernel, stride=stride, dilation=dilation)
     sizes, kernels, strides, dilations = _dimensions(size, kernel, stride, dilation)
-    extras = _whole("output_padding", output_padding, len(sizes), least=0)
+    extras = per_dimension("output_padding", output_padding, len(sizes), least=0)
     found = []
     for n, f, s, pair, d, extra in zip(sizes, kernels, strides, pairs, dilations, extras, strict=True):
         if extra >= max(s, d):

@@ -63,7 +63,7 @@ def write_report(run: Path, *, thumbnail: Thumbnail | None = None) -> Path:
 
 def render(run: RunRecord, *, thumbnail: Thumbnail | None = None) -> str:
     """The page as text, with as many mistakes as fit into LARGEST bytes."""
-    template = _templates().get_template("page.html")
+    template = templates().get_template("page.html")
     evaluation = run.evaluations[0] if run.evaluations else None
     wrong: list[Mistake] = []
     if evaluation is not None:
@@ -80,7 +80,7 @@ def render(run: RunRecord, *, thumbnail: Thumbnail | None = None) -> str:
     return page
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("convworks.report"),
         autoescape=True,

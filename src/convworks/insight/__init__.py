@@ -1,0 +1,1 @@
+"""Looking into a network: the health of its units, its gradients, and small networks number by number."""
