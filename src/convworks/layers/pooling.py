@@ -144,9 +144,10 @@ class WeightedMeanPool2d(_Pool2d):
         super().__init__(kernel_size, stride=stride, padding=padding)
         first = torch.ones(self.kernel_size) if weight is None else weight.detach().clone()
         if tuple(first.shape) != self.kernel_size:
-            shape = f"a tensor of shape {tuple(first.shape)}"
             fits = f"a weight of shape {self.kernel_size}"
-            raise bad_argument("weight", shape, why=f"the window is {self.kernel_size}", fits=fits)
+            raise bad_argument(
+                "weight.shape", tuple(first.shape), why=f"the window is {self.kernel_size}", fits=fits
+            )
         if trainable:
             self.weight = nn.Parameter(first)
         else:
