@@ -45,7 +45,10 @@ CODES: dict[str, str] = {
     "U170": "an augmentation has a value out of range",
     "U171": "an augmentation shifts images out of sight",
     "U172": "a loader has an empty batch or a negative number of threads",
+    "U173": "the variance of a layer cannot be brought to one",
+    "U174": "layers to be copied do not fit each other",
     "U175": "an image geometry makes no sense",
+    "U176": "a penalty on activations has none",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",

@@ -46,7 +46,7 @@ def test_resuming_uses_the_choices_of_the_run(tmp_path: Path, monkeypatch: pytes
     assert choices
     assert {name for row in choices.values() for name in row.values()} == {"direct"}
 
-    train_until(tmp_path / "stopped", data, 5, model="auto_net")  # in epoch 2, every shape was met
+    train_until(tmp_path / "stopped", data, 8, model="auto_net")  # in epoch 2, every shape was met
     monkeypatch.setattr(autotune, "CHOICES", Choices())  # another process
     monkeypatch.setattr(autotune, "measure", lambda *_: {"library": 1.0})  # that would choose otherwise
     resume_all(tmp_path / "stopped")
