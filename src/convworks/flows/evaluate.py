@@ -130,7 +130,7 @@ def _probabilities(
 def drawn_splits(bundle: Path) -> dict[str, str]:
     """Hash of the pixels -> split, for the images of the bundle's own run; empty for a moved bundle."""
     file = bundle.parent / "manifest.jsonl"
-    if bundle.name != "model" or not file.is_file():
+    if bundle.name not in ("model", "model-recalibrated") or not file.is_file():
         return {}
     return {sample.pixels: sample.split for sample in Manifest.load(file).samples if sample.verdict == OK}
 
