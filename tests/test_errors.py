@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convworks.errors import EXIT_STATUS, ConvworksError, closest, unknown_name
+from convworks.errors import EXIT_STATUS, MOST_NAMES, ConvworksError, closest, unknown_name
 
 
 def test_a_message_has_its_four_parts_in_order() -> None:
@@ -97,3 +97,10 @@ def test_an_exact_name_in_another_case_is_near() -> None:
 def test_errors_are_read_without_torch() -> None:
     code = "import sys, convworks.errors, convworks.durable; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_of_many_names_the_nearest_are_listed() -> None:
+    names = [f"network{i}" for i in range(40)]
+    text = str(unknown_name("model", "qqq", names))
+    assert text.count("network") == MOST_NAMES
+    assert "and 28 more" in text

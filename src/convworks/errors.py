@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+MOST_NAMES = 12  # that a message lists; of more, those most like the one given
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 75
@@ -78,7 +80,11 @@ def unknown_name(
     """The error for a name that no table has: says the closest match, or lists what there is."""
     names = sorted(known)
     near = closest(name, names)
-    there_are = f"known: {', '.join(names)}" if names else "there are none"
+    shown = names
+    if len(names) > MOST_NAMES:
+        shown = get_close_matches(name, names, n=MOST_NAMES, cutoff=0.0)
+    left = len(names) - len(shown)
+    there_are = f"known: {', '.join(shown)}{f' and {left} more' if left else ''}" if names else "there are none"
     return ConvworksError(
         code,
         f"there is no {kind} called '{name}'",

@@ -5,7 +5,8 @@
     strided   every layer with stride 2             1 + (k - 1) (2^n - 1)      the same
     pooled    each layer followed by 2x2 pooling    1 + k (2^n - 1)
 
-Source: lectures, "receptive field" and "dilated convolutions": 500 pixels take 250 plain layers and 8 dilated.
+Source: lectures, "receptive field" and "dilated convolutions": 500 pixels take 250 plain layers and 8
+dilated.
 """
 
 from __future__ import annotations

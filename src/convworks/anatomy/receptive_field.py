@@ -6,22 +6,20 @@ last - first + 1. A window of k taps with stride s, padding a and dilation d mak
     first' = first - a jump      last' = last + ((k - 1) d - a) jump      jump' = s jump
 
 (lectures, "receptive field": r += (k - 1) d j). Where branches meet, the field reaches from the smallest
-first to the largest last of all paths. The pass follows the operators that torch runs, not the modules, so that
-shortcuts, concatenations, slices and functional code count too. Source: Araujo, Norris, Sim, "Computing
+first to the largest last of all paths. The pass follows the operators that torch runs, not the modules, so
+that shortcuts, concatenations, slices and functional code count too. Source: Araujo, Norris, Sim, "Computing
 receptive fields of convolutional neural networks", Distill, 2019.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,81 +76,6 @@ def union(many: Sequence[Fields]) -> Fields:
             Field(min(r.first for r in rows), max(r.last for r in rows), max(r.jump for r in rows), axis)
         )
     return tuple(found)
-
-
-class FieldTracer(TorchDispatchMode):
-    """While it is active, every tensor that comes from the input has its `Fields`: `fields_of(tensor)`.
-
-    `unknown` names the operators that no rule is for; behind one of them a unit counts as seeing all.
-    """
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self._fields = WeakTensorKeyDictionary()
-        one = Fraction(1)
-        self._fields[image] = tuple(
-            Field(Fraction(0), Fraction(0), one, axis) for axis in range(2, image.dim())
-        )
-        self.unknown: set[str] = set()
-        self._origins = WeakTensorKeyDictionary()
-        self._origins[image] = frozenset((-1,))
-
-    def origins(self, tensors: Iterable[Tensor]) -> frozenset[int]:
-        """The layers that these tensors come from, by the numbers given to `passed`; -1 is the image."""
-        return frozenset().union(*(self._origins.get(each, frozenset()) for each in tensors))
-
-    def passed(self, tensor: Tensor, layer: int) -> None:
-        """A layer has made this tensor: what is computed from it comes from that layer."""
-        self._origins[tensor] = frozenset((layer,))
-
-    def fields_of(self, tensor: Tensor) -> Fields | None:
-        found: Fields | None = self._fields.get(tensor)
-        return found
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sources = [t for t in tensors_of([*args, *(kwargs or {}).values()]) if t in self._fields]
-        outputs = tensors_of([result])[:1]  # batch norm also gives statistics, pooling its indices
-        if sources and outputs:
-            self._origins[outputs[0]] = self.origins(sources)
-            self._fields[outputs[0]] = self._rule(func, args, sources, outputs[0])
-        return result
-
-    def _rule(self, func: Any, args: tuple[Any, ...], sources: list[Tensor], output: Tensor) -> Fields:
-        name = func._schema.name.removeprefix("aten::").rstrip("_")
-        before = self._fields[sources[0]]
-        rule = RULES.get(name)
-        if rule is not None:
-            made: Fields = rule(before, args, sources[0], output)
-            return made
-        if all(source.dim() == output.dim() for source in sources) and _same_places(sources, before, output):
-            return union([self._fields[source] for source in sources])  # elementwise, concatenation
-        if name not in MERGING:
-            self.unknown.add(name)
-        return union([_all_merged(self._fields[source], source) for source in sources])
-
-
-def tensors_of(values: Iterable[Any]) -> list[Tensor]:
-    """The tensors among values, also inside lists and tuples."""
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += tensors_of(value)
-    return found
-
-
-def _same_places(sources: Sequence[Tensor], fields: Fields, output: Tensor) -> bool:
-    """Whether the output has the positions of its largest source along every dimension of the input."""
-    axes = [f.axis for f in fields if f.axis is not None]
-    return all(max(s.shape[a] for s in sources) == output.shape[a] for a in axes)
-
-
-def _all_merged(fields: Fields, source: Tensor) -> Fields:
-    return tuple(f if f.axis is None else f.merged(source.shape[f.axis]) for f in fields)
 
 
 # --- rules: (fields of the first source, arguments of the operator, that source, its output) -> fields ------

@@ -5,39 +5,77 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from convworks.anatomy.trace import Row, Shape, totals
 
-HEADS = ("layer", "kind", "kernel", "output", "field", "parameters", "MACs")
 _LEFT = 4  # the first four columns are text; the others are numbers, to the right
 _WIDTH = 80
 _GAP = 2
+# (column, the least that cutting leaves of it): names are cut at their beginning, kinds at their end
+_CUTS = ((1, 10), (0, 24), (1, 6), (0, 8))
 
 
-def format_table(rows: Sequence[Row], *, width: int = _WIDTH) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What the columns show."""
+
+    image: Shape = ()  # (C, H, W): a field of a layer without positions that covers it is "whole"
+    kilo: int | None = None  # 1000 or 1024: parameters in K, as some papers print them
+    weights: bool = False  # parameters without biases
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        counted = "weights" if self.weights else "parameters"
+        return ("layer", "kind", "kernel", "output", counted, "field", "MACs")
+
+    def count(self, number: int) -> str:
+        """'114,688', or '112.0K' where K is 1024."""
+        return f"{number:,}" if self.kilo is None else f"{number / self.kilo:,.1f}K"
+
+    def held(self, row: Row) -> int:
+        return row.parameters - (row.biases if self.weights else 0)
+
+    def cells(self, row: Row) -> tuple[str, ...]:
+        held = [self.count(self.held(row))] if self.held(row) else []
+        if row.fixed:
+            held.append(f"{self.count(row.fixed)} fixed")
+        output = " x ".join(map(str, row.output)) or "not called"
+        macs = f"{row.macs:,}" if row.macs else ""
+        return row.name, row.kind, kernel_text(row), output, " + ".join(held), self.field(row), macs
+
+    def field(self, row: Row) -> str:
+        if not row.field:
+            return ""
+        return "whole" if sees_all(row, self.image) else by(row.field)
+
+
+PLAIN = Columns()
+
+
+def sees_all(row: Row, image: Shape) -> bool:
+    """Whether a layer has one unit for each map, which sees the whole image."""
+    one = all(n == 1 for n in row.output[1:])
+    return one and bool(image) and all(f >= n for f, n in zip(row.field, image[1:], strict=False))
+
+
+def format_table(rows: Sequence[Row], *, width: int = _WIDTH, columns: Columns = PLAIN) -> str:
     """Aligned plain text, no line longer than `width` where that can be had by cutting the names."""
-    cells = [_cells(row) for row in rows]
-    widths = [max(len(line[c]) for line in [HEADS, *cells]) for c in range(len(HEADS))]
-    for column, least in (
-        (1, 10),
-        (0, 24),
-        (0, 8),
-        (1, 6),
-    ):  # names are cut at their beginning, kinds at their end
+    cells = [columns.heads, *map(columns.cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for column, least in _CUTS:
         excess = sum(widths) + _GAP * (len(widths) - 1) - width
         widths[column] -= min(max(excess, 0), max(widths[column] - least, 0))
-    lines = [_line(HEADS, widths)]
-    lines += [_line(line, widths) for line in cells]
-    return "\n".join([*lines, *_sums(rows)])
+    return "\n".join([*(_line(line, widths) for line in cells), *_sums(rows, columns)])
 
 
-def format_markdown(rows: Sequence[Row]) -> str:
+def format_markdown(rows: Sequence[Row], *, columns: Columns = PLAIN) -> str:
     """A Markdown table, with the totals as its last row."""
-    total = totals(list(rows))
-    last = ("**total**", "", "", "", "", f"{total.parameters:,}", f"{total.macs:,}")
-    lines = [HEADS, ("---",) * _LEFT + ("---:",) * (len(HEADS) - _LEFT), *map(_cells, rows), last]
+    held, macs = sum(map(columns.held, rows)), totals(rows).macs
+    last = ("**total**", "", "", "", columns.count(held), "", f"{macs:,}")
+    rule = ("---",) * _LEFT + ("---:",) * (len(last) - _LEFT)
+    lines = [columns.heads, rule, *map(columns.cells, rows), last]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -47,7 +85,7 @@ def to_records(rows: Sequence[Row], *, itemsize: int = 4) -> list[dict[str, Any]
     Beside the fields of `Row`: weights (parameters without biases), the share of all parameters, neurons,
     FLOPs (twice the MACs) and the bytes of the output of one image at `itemsize` bytes a number.
     """
-    every = max(1, totals(list(rows)).parameters)
+    every = max(1, totals(rows).parameters)
     return [
         {
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(row).items()},
@@ -74,37 +112,30 @@ def format_csv(rows: Sequence[Row]) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """The totals in one line: "60,000 trainable parameters, 840 fixed; 332,824 MACs (665,648 FLOPs) ..."."""
-    return "; ".join(_sums(rows))
+    return "; ".join(_sums(rows, PLAIN))
 
 
-def _sums(rows: Sequence[Row]) -> tuple[str, str]:
-    total = totals(list(rows))
-    fixed = f", {total.fixed:,} fixed" if total.fixed else ""
-    return (
-        f"{total.parameters:,} trainable parameters{fixed}",
-        f"{total.macs:,} MACs ({2 * total.macs:,} FLOPs) per image",
-    )
+def _sums(rows: Sequence[Row], columns: Columns) -> tuple[str, str]:
+    total = totals(rows)
+    counted = "weights, without biases" if columns.weights else "trainable parameters"
+    words = [f"{columns.count(sum(map(columns.held, rows)))} {counted}"]
+    words += [f"{columns.count(total.fixed)} fixed"] if total.fixed else []
+    words += [f"{columns.count(total.idle)} of them for training only"] if total.idle else []
+    return ", ".join(words), f"{total.macs:,} MACs ({2 * total.macs:,} FLOPs) per image"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    held = [f"{row.parameters:,}"] if row.parameters else []
-    parameters = " + ".join([*held, f"{row.fixed:,} fixed"] if row.fixed else held)
-    output = " x ".join(map(str, row.output)) or "not called"
-    macs = f"{row.macs:,}" if row.macs else ""
-    return row.name, row.kind, _kernel(row), output, _short(row.field) if row.field else "", parameters, macs
-
-
-def _kernel(row: Row) -> str:
+def kernel_text(row: Row) -> str:
     """ "5x5", "3x3/2" with a stride, "3x3/2 p1" with padding, "3x3 d2" with dilation, as papers write it."""
     if not row.kernel:
         return ""
-    stride = "" if set(row.stride) <= {1} else f"/{_short(row.stride)}"
-    padding = "" if set(row.padding) <= {0} else f" p{_short(row.padding)}"
-    dilation = "" if set(row.dilation) <= {1} else f" d{_short(row.dilation)}"
+    stride = "" if set(row.stride) <= {1} else f"/{by(row.stride)}"
+    padding = "" if set(row.padding) <= {0} else f" p{by(row.padding)}"
+    dilation = "" if set(row.dilation) <= {1} else f" d{by(row.dilation)}"
     return "x".join(map(str, row.kernel)) + stride + padding + dilation
 
 
-def _short(values: Shape) -> str:
+def by(values: Shape) -> str:
+    """(3, 3) as "3", (3, 5) as "3x5"."""
     return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
 
 

@@ -8,7 +8,7 @@ parameters and additions count as 0, as is usual in papers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -16,10 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from convworks.anatomy.receptive_field import Fields, FieldTracer, tensors_of
+from convworks.anatomy.receptive_field import Fields
+from convworks.anatomy.tracer import FieldTracer, Join
 
 Shape = tuple[int, ...]
-Sources = frozenset[int]
 
 
 @runtime_checkable
@@ -59,6 +59,11 @@ class Row:
         """Twice the multiply-adds: the multiplication and the addition counted apart."""
         return 2 * self.macs
 
+    @property
+    def dense(self) -> bool:
+        """Whether every output has a weight of its own for every input."""
+        return not self.kernel and (self.macs > 0 or "Linear" in self.kind or "Dense" in self.kind)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
@@ -67,14 +72,27 @@ class Totals:
     parameters: int
     fixed: int
     macs: int
+    neurons: int  # outputs of the layers that multiply, as papers count them: not of pooling or ReLU
+    idle: int  # of the parameters, those of layers that evaluation does not call
 
 
-def totals(rows: list[Row]) -> Totals:
+def totals(rows: Sequence[Row]) -> Totals:
     return Totals(
         parameters=sum(row.parameters for row in rows),
         fixed=sum(row.fixed for row in rows),
         macs=sum(row.macs for row in rows),
+        neurons=sum(row.neurons for row in rows if row.macs),
+        idle=sum(row.parameters for row in rows if not row.output),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A trace with what reads what. A number from 0 on is a row, -1 the image, -2 - j the join j."""
+
+    rows: list[Row]
+    reads: list[tuple[int, ...]]  # for each row
+    joins: list[Join]
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...]) -> list[Row]:
@@ -85,27 +103,37 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> list[Row]:
     rows, and its parameters count in the first. One that holds parameters and is not called has a row
     without an output. What is not a module, such as the addition of a shortcut, has no row.
     """
+    return trace_graph(module, input_shape).rows
+
+
+def trace_graph(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+    """The rows of `trace`, and where several tensors meet: additions, concatenations, products."""
     rows: list[Row] = []
+    reads: list[tuple[int, ...]] = []
     counted: set[int] = set()
     layers = dict(_layers(module))
     image = _zeros(module, input_shape)
     tracer = FieldTracer(image)
 
-    def hook(layer: nn.Module, name: str, read: Sources, output: Any) -> None:
-        row = _row(name, layer, _shape(output), counted)
-        rows.append(replace(row, sources=tuple(sorted(read)), **_seen(tracer.fields_of(_first(output)))))
-        tracer.passed(_first(output), len(rows) - 1)
+    def hook(layer: nn.Module, name: str, output: Any) -> None:
+        made = _first(output)
+        row = _row(name, layer, tuple(made.shape[1:]), counted)
+        node = tracer.node_of(made)
+        reads.append(() if node is None else (node,))
+        rows.append(replace(row, sources=tracer.origins(reads[-1]), **_seen(tracer.fields_of(made))))
+        tracer.passed(made, len(rows) - 1)
 
-    with _evaluation(module), _hooks(layers, tracer, hook), torch.no_grad(), tracer:
+    with _evaluation(module), _hooks(layers, hook), torch.no_grad(), tracer:
         module(image)
     for name, layer in module.named_modules():
         left = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
         if left:
             rows.append(_row(name or type(layer).__name__, layer, (), counted))
-    return rows
+            reads.append(())
+    return Graph(rows, reads, tracer.joins)
 
 
-def stages(rows: list[Row]) -> list[Row]:
+def stages(rows: Sequence[Row]) -> list[Row]:
     """The rows summed over the children of the network, which are the stages that its paper names.
 
     Kind, kernel, stride and padding are those of the one layer of a stage that does the multiply-adds, or has
@@ -177,19 +205,10 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(layers: dict[str, nn.Module], tracer: FieldTracer, hook: Any) -> Iterator[None]:
-    """Call `hook(layer, name, the rows it read, its output)` after every layer."""
-    read: dict[int, Sources] = {}  # by layer, while it runs: a layer in place replaces what it reads
-
-    def before(layer: nn.Module, inputs: Any) -> None:
-        read[id(layer)] = tracer.origins(tensors_of(inputs))
-
-    def after(layer: nn.Module, name: str, output: Any) -> None:
-        hook(layer, name, read.pop(id(layer), frozenset()), output)
-
-    handles = [layer.register_forward_pre_hook(before) for layer in layers.values()]
-    handles += [
-        layer.register_forward_hook(lambda m, _, output, name=name: after(m, name, output))
+def _hooks(layers: dict[str, nn.Module], hook: Any) -> Iterator[None]:
+    """Call `hook(layer, name, its output)` after every layer."""
+    handles = [
+        layer.register_forward_hook(lambda m, _, output, name=name: hook(m, name, output))
         for name, layer in layers.items()
     ]
     try:
@@ -215,11 +234,6 @@ def _first(output: Any) -> Tensor:
     return tensor
 
 
-def _shape(output: Any) -> Shape:
-    """The shape of an output without the batch axis; of the first tensor where there are several."""
-    return tuple(_first(output).shape[1:])
-
-
 def _seen(fields: Fields | None) -> dict[str, Any]:
     """The columns of the receptive field; none for a tensor that does not come from the image."""
     if fields is None:
@@ -238,25 +252,29 @@ def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
     counted.update(id(part) for part in (layer, *new))
     trained = sum(p.numel() for p in new if p.requires_grad)
     frozen = sum(p.numel() for p in new if not p.requires_grad)
+    kernel, stride, padding, dilation = (
+        _sizes(getattr(layer, option, ()), len(output) - 1 if output else 2)
+        for option in ("kernel_size", "stride", "padding", "dilation")
+    )
     return Row(
         name=name,
         kind=type(layer).__name__,
-        kernel=_pair(getattr(layer, "kernel_size", ())),
-        stride=_pair(getattr(layer, "stride", ())),
-        padding=_pair(getattr(layer, "padding", ())),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
         output=output,
         parameters=trained,
-        dilation=_pair(getattr(layer, "dilation", ())),
+        dilation=dilation,
         biases=sum(p.numel() for p in new if p is getattr(layer, "bias", None)),
         fixed=frozen + held,
         macs=_macs(layer, output) if output else 0,
     )
 
 
-def _pair(value: Any) -> Shape:
-    """torch keeps 2 or (2, 2); "same" padding is a string, which has no numbers."""
+def _sizes(value: Any, rank: int) -> Shape:
+    """torch keeps 2 or (2, 2), for images; "same" padding is a string, which has no numbers."""
     if isinstance(value, int):
-        return (value, value)
+        return (value,) * rank
     return tuple(value) if isinstance(value, (tuple, list)) else ()
 
 

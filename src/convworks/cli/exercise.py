@@ -254,6 +254,9 @@ def _grade(args: ExerciseFlags, console: Console) -> int:
     result = grade(name, Path(file), limit=args.limit)
     for function in PROBLEM_SETS[name].functions:
         cases = [case for case in result.cases if case.function == function]
+        if len(cases) > 1 and len({(case.status, case.detail) for case in cases}) == 1 and cases[0].detail:
+            console.answer(f"{cases[0].status:<8}{function}: all {len(cases)} cases: {cases[0].detail}")
+            continue
         for case in cases:
             if case.status != "not run":
                 detail = f": {case.detail}" if case.detail else ""

@@ -140,5 +140,6 @@ class MaxoutConv2d(nn.Sequential):
     ) -> None:
         super().__init__()
         size = kernel_size if isinstance(kernel_size, int) else (kernel_size[0], kernel_size[1])
+        pool = MaxoutPool(pieces)  # or says that there are no pieces
         self.conv = nn.Conv2d(in_channels, out_channels * pieces, size, stride=stride, padding=padding)
-        self.max = MaxoutPool(pieces)
+        self.max = pool

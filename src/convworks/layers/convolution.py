@@ -241,8 +241,8 @@ class ConnectionTableConv2d(nn.Module):
     def fan_in(self) -> tuple[Tensor, Tensor]:
         """Inputs of the unit that each kernel (X,) and each bias (O,) belongs to."""
         area = self.kernel_size[0] * self.kernel_size[1]
-        of_map = torch.tensor(self.inputs_of, dtype=torch.float32) * area
-        return of_map[(self.position // self.in_channels).cpu()], of_map
+        of_map = torch.tensor(self.inputs_of, dtype=torch.float32, device=self.position.device) * area
+        return of_map[self.position // self.in_channels], of_map
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
