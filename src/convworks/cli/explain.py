@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convworks.ops.activation import Activation
     from convworks.ops.gradient_check import GradientCheck
     from convworks.ops.stack import Layer, StackRow
+    from convworks.ops.vector_activation import VectorActivation
 
 What = Literal["layer", "stack", "padding", "weights", "activations"]
 USES = {
@@ -266,11 +267,13 @@ def _weights(args: ExplainFlags, console: Console) -> Facts:
 def _activations(args: ExplainFlags, console: Console) -> Facts:
     """All rows of the table, each derivative checked now. Raises N630 with the first that is wrong."""
     from convworks.ops.activation import ACTIVATIONS
+    from convworks.ops.vector_activation import VECTOR_ACTIVATIONS
 
     _words(args, least=0, most=0)
     rows: list[Facts] = []
-    checks = {name: _checked(row) for name, row in ACTIVATIONS.items()}
-    for name, row in ACTIVATIONS.items():
+    table: dict[str, Activation | VectorActivation] = {**ACTIVATIONS, **VECTOR_ACTIVATIONS}
+    checks = {name: _checked(row) for name, row in table.items()}
+    for name, row in table.items():
         verdict = f"ok, {checks[name].worst_error:.0e}" if checks[name].ok else "WRONG"
         facts: Facts = {
             "name": name,
@@ -297,14 +300,22 @@ def _activations(args: ExplainFlags, console: Console) -> Facts:
     return {"activations": rows}
 
 
-def _checked(row: Activation) -> GradientCheck:
-    """The derivative of one activation beside central differences at 81 points of [-4, 4], none of them 0."""
+def _checked(row: Activation | VectorActivation) -> GradientCheck:
+    """The derivative of one activation beside central differences at points of [-4, 4], none of them 0.
+
+    Of one that mixes units, along dimension 1, the gradient of a fixed combination of its outputs.
+    """
     import torch
 
+    from convworks.ops.activation import Activation
     from convworks.ops.gradient_check import check_gradient
 
-    x = torch.linspace(-4, 4, 81, dtype=torch.float64) + 0.0123
-    return check_gradient(lambda: row.forward(x), {row.name: x}, {row.name: row.derivative(x)})
+    x = torch.linspace(-4, 4, 80, dtype=torch.float64) + 0.0123
+    if isinstance(row, Activation):
+        return check_gradient(lambda: row.forward(x), {row.name: x}, {row.name: row.derivative(x)})
+    x = x.reshape(8, 10)
+    g = torch.cos(torch.arange(row.forward(x).numel(), dtype=torch.float64)).reshape(row.forward(x).shape)
+    return check_gradient(lambda: row.forward(x) * g, {row.name: x}, {row.name: row.backward(x, g)})
 
 
 WHATS: dict[str, Callable[[ExplainFlags, Console], Facts]] = {

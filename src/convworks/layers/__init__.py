@@ -1,7 +1,12 @@
 """Layers that torch lacks, as ordinary modules, thin over `convworks.ops`."""
 
+from convworks.layers.activation import Activate as Activate
+from convworks.layers.activation import Maxout as Maxout
+from convworks.layers.activation import MaxoutConv2d as MaxoutConv2d
 from convworks.layers.activation import ScaledTanh as ScaledTanh
+from convworks.layers.activation import SteppedSigmoid as SteppedSigmoid
 from convworks.layers.auxiliary import WithAuxiliary as WithAuxiliary
+from convworks.layers.catalogue import build as build
 from convworks.layers.containers import stage as stage
 from convworks.layers.convolution import ConnectionTableConv2d as ConnectionTableConv2d
 from convworks.layers.convolution import Conv1d as Conv1d
@@ -9,6 +14,10 @@ from convworks.layers.convolution import Conv2d as Conv2d
 from convworks.layers.convolution import Conv3d as Conv3d
 from convworks.layers.convolution import DepthwiseConv2d as DepthwiseConv2d
 from convworks.layers.convolution import SeparableConv2d as SeparableConv2d
+from convworks.layers.dropout import GaussianDropout as GaussianDropout
+from convworks.layers.dropout import GaussianNoise as GaussianNoise
+from convworks.layers.dropout import KeepDropout as KeepDropout
+from convworks.layers.dropout import batch_norm_with_noise as batch_norm_with_noise
 from convworks.layers.fold import ChannelAffine as ChannelAffine
 from convworks.layers.fold import fold_batch_norm as fold_batch_norm
 from convworks.layers.locally_connected import LocallyConnected1d as LocallyConnected1d
@@ -18,5 +27,19 @@ from convworks.layers.normalization import LocalContrastNorm2d as LocalContrastN
 from convworks.layers.normalization import LocalResponseNorm as LocalResponseNorm
 from convworks.layers.normalization import Whitening as Whitening
 from convworks.layers.normalization import conv_norm_activation as conv_norm_activation
+from convworks.layers.pooling import GlobalAveragePool as GlobalAveragePool
+from convworks.layers.pooling import GlobalMaxPool as GlobalMaxPool
+from convworks.layers.pooling import L2Pool2d as L2Pool2d
+from convworks.layers.pooling import MaxoutPool as MaxoutPool
+from convworks.layers.pooling import Pool as Pool
 from convworks.layers.pooling import Subsampling as Subsampling
+from convworks.layers.pooling import SumPool2d as SumPool2d
+from convworks.layers.pooling import WeightedMeanPool2d as WeightedMeanPool2d
 from convworks.layers.rbf import RBFOutput as RBFOutput
+from convworks.layers.residual import Residual as Residual
+from convworks.layers.structure import Add as Add
+from convworks.layers.structure import Concatenate as Concatenate
+from convworks.layers.structure import Crop as Crop
+from convworks.layers.structure import Dot as Dot
+from convworks.layers.structure import Flatten as Flatten
+from convworks.layers.structure import Unflatten as Unflatten

@@ -93,7 +93,7 @@ class _Convolution(nn.Module):
             flip=self.true_convolution,
         )
         if self.activation is not None:
-            y = ACTIVATIONS[self.activation].forward(y)
+            y = ACTIVATIONS[self.activation].apply(y)
         return y.movedim(1, -1) if last else y
 
     def macs(self, output: tuple[int, ...]) -> int:
