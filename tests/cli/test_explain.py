@@ -92,13 +92,15 @@ def test_where_the_weights_of_a_model_are(capsys: Capture) -> None:
 
 def test_all_activations_with_a_verdict(capsys: Capture) -> None:
     from convworks.ops.activation import ACTIVATIONS
+    from convworks.ops.vector_activation import VECTOR_ACTIVATIONS
 
+    every = {**ACTIVATIONS, **VECTOR_ACTIVATIONS}
     ran = run(capsys, "explain", "activations")
     assert ran.status == 0
-    assert [line for line in ran.out.splitlines()[:-1] if line[0] != " "] == list(ACTIVATIONS)
-    assert ran.out.count("  gradient    ok, ") == len(ACTIVATIONS)
+    assert [line for line in ran.out.splitlines()[:-1] if line[0] != " "] == list(every)
+    assert ran.out.count("  gradient    ok, ") == len(every)
     rows = json.loads(run(capsys, "explain", "activations", "--json").out)["activations"]
-    assert {row["name"]: row["range"] for row in rows} == {n: row.range for n, row in ACTIVATIONS.items()}
+    assert {row["name"]: row["range"] for row in rows} == {n: row.range for n, row in every.items()}
     assert all(row["gradient_ok"] and row["gradient_error"] < 1e-6 for row in rows)
 
 
@@ -112,6 +114,17 @@ def test_a_wrong_derivative_is_caught(capsys: Capture, monkeypatch: pytest.Monke
     assert ran.status == 6
     assert ran.out.count("  gradient    WRONG") == 1
     assert "error[N630]: the gradient of tanh is wrong at [0]" in ran.err
+
+
+def test_a_wrong_backward_of_a_mixing_activation_is_caught(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convworks.ops.vector_activation import VECTOR_ACTIVATIONS
+
+    softmax = VECTOR_ACTIVATIONS["softmax"]
+    wrong = dataclasses.replace(softmax, backward=lambda x, g: 1.01 * softmax.backward(x, g))
+    monkeypatch.setitem(VECTOR_ACTIVATIONS, "softmax", wrong)
+    assert "error[N630]: the gradient of softmax is wrong" in run(capsys, "explain", "activations").err
 
 
 @pytest.mark.parametrize(
