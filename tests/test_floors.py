@@ -16,9 +16,9 @@ FLOORS = {
     0: ("errors", "error_codes", "threads", "randomness", "durable", "machine", "ops"),
     1: ("layers", "anatomy", "data"),
     2: ("models", "training", "evaluation"),
-    3: ("recipes", "runs", "bundle", "insight"),
-    4: ("report", "exercises"),
-    5: ("flows", "environment", "api", "sklearn"),
+    3: ("recipes", "runs", "bundle", "weights", "insight"),
+    4: ("report", "exercises", "ledger"),
+    5: ("flows", "environment", "api", "sklearn", "demos"),
     6: ("cli", "__main__"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

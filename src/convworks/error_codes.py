@@ -49,6 +49,17 @@ CODES: dict[str, str] = {
     "U174": "layers to be copied do not fit each other",
     "U175": "an image geometry makes no sense",
     "U176": "a penalty on activations has none",
+    "U180": "--set of something else than an option of the model",
+    "U181": "the end of a file's name does not say what to write",
+    "U182": "a run was stopped before it had a network",
+    "U183": "a comparison takes two or three networks",
+    "U184": "a network has no layer of that name with a receptive field",
+    "U185": "a training cannot be measured here",
+    "U190": "an audit cannot be written as a file of that kind",
+    "U195": "there are no weights of that name or in that place",
+    "U196": "a PyTorch file is read only with --trust-this-file",
+    "U197": "a publisher has no such network, so no names for its weights",
+    "U198": "the names of the classes do not fit the weights",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",
@@ -122,6 +133,10 @@ CODES: dict[str, str] = {
     "A414": "a model is damaged",
     "A415": "a model holds numbers that are not finite",
     "A416": "a run's plan is damaged",
+    "A417": "weights belong to another network, or to another form of it",
+    "A418": "a PyTorch file is refused: it would run code, or is no table of tensors",
+    "A419": "a PyTorch file is refused: too large, or too slow to read",
+    "A420": "a run was begun with other weights",
     "A430": "a model's preprocessing is damaged",
     "A431": "a model's preprocessing arrays cannot be read",
     "A432": "a model's preprocessing arrays do not fit",
@@ -149,6 +164,7 @@ CODES: dict[str, str] = {
     "N602": "a weight is not finite",
     "N620": "probabilities are not finite",
     "N630": "a gradient is not the derivative of its function",
+    "N631": "a printed number differs from the computed one, and nothing explains it",
 }
 # fmt: on
 

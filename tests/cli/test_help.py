@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convworks.cli import main
-from convworks.cli.entry import VERBS
+from convworks.cli.entry import VERBS, module_of
 from convworks.cli.flags import Verb, describe, field_docs
 from convworks.cli.parse import parse
 
@@ -28,7 +28,7 @@ print(status, *[name for name in {heavy!r} if name in sys.modules], file=sys.std
 
 
 def verb(name: str) -> Verb:
-    found: Verb = import_module(f"convworks.cli.{name}").VERB
+    found: Verb = import_module(f"convworks.cli.{module_of(name)}").VERB
     return found
 
 
@@ -64,9 +64,15 @@ def test_the_top_page_answers_within_the_limit(tmp_path: Path) -> None:
 def test_the_top_page_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     lines = page(["--help"], capsys)
     assert len(lines) <= 24
-    for name in NAMES:
-        assert any(line.startswith(f"  {name}") for line in lines)
+    words = " ".join(lines).replace(",", "").split()
+    assert [name for name in NAMES if name not in words] == []
     assert page([], capsys) == lines
+
+
+def test_all_verbs_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = page(["--help-all"], capsys)
+    for name, _, text in VERBS:
+        assert any(line.startswith(f"  {name} ") and line.endswith(text) for line in lines)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,7 +39,7 @@ def design_receptive_field(pixels: int, *, kernel: int = 3) -> tuple[Design, ...
     if pixels < 1:
         raise bad_argument("pixels", pixels, why="a field has one pixel or more", fits="1")
     rules = {
-        "plain": f"each {kernel} taps",
+        "plain": f"{kernel} taps, stride 1",
         "dilated": f"{kernel} taps, dilation 1, 2, 4, ...",
         "strided": f"{kernel} taps, stride 2",
         "pooled": f"{kernel} taps, then 2x2 pooling at stride 2",

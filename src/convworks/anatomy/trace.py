@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from convworks.anatomy.receptive_field import Fields
-from convworks.anatomy.tracer import FieldTracer, Join
+from convworks.anatomy.tracer import FieldTracer, Join, tensors_of
 
 Shape = tuple[int, ...]
 
@@ -93,6 +93,7 @@ class Graph:
     rows: list[Row]
     reads: list[tuple[int, ...]]  # for each row
     joins: list[Join]
+    outputs: tuple[int, ...] = ()  # what the network returns
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...]) -> list[Row]:
@@ -115,29 +116,31 @@ def trace_graph(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     image = _zeros(module, input_shape)
     tracer = FieldTracer(image)
 
-    def hook(layer: nn.Module, name: str, output: Any) -> None:
+    def hook(layer: nn.Module, name: str, inputs: Any, output: Any) -> None:
         made = _first(output)
-        row = _row(name, layer, tuple(made.shape[1:]), counted)
+        read = next((tuple(each.shape[1:]) for each in tensors_of([inputs])), ())
+        row = _row(name, layer, read, tuple(made.shape[1:]), counted)
         node = tracer.node_of(made)
         reads.append(() if node is None else (node,))
         rows.append(replace(row, sources=tracer.origins(reads[-1]), **_seen(tracer.fields_of(made))))
         tracer.passed(made, len(rows) - 1)
 
     with _evaluation(module), _hooks(layers, hook), torch.no_grad(), tracer:
-        module(image)
+        made = tensors_of([module(image)])
+    outputs = tuple(node for node in map(tracer.node_of, made) if node is not None)
     for name, layer in module.named_modules():
         left = [p for p in layer.parameters(recurse=False) if id(p) not in counted]
         if left:
-            rows.append(_row(name or type(layer).__name__, layer, (), counted))
+            rows.append(_row(name or type(layer).__name__, layer, (), (), counted))
             reads.append(())
-    return Graph(rows, reads, tracer.joins)
+    return Graph(rows, reads, tracer.joins, outputs)
 
 
 def stages(rows: Sequence[Row]) -> list[Row]:
     """The rows summed over the children of the network, which are the stages that its paper names.
 
     Kind, kernel, stride and padding are those of the one layer of a stage that does the multiply-adds, or has
-    a kernel, or parameters; a stage with several of them is "N layers".
+    a kernel, or parameters; a stage with N of them is "N layers", as papers count: without ReLU and pooling.
     """
     grouped: dict[str, list[Row]] = {}
     for row in rows:
@@ -156,7 +159,7 @@ def stages(rows: Sequence[Row]) -> list[Row]:
         result.append(
             Row(
                 name=name,
-                kind=single.kind if single else f"{len(parts)} layers",
+                kind=single.kind if single else f"{len(main)} layers",
                 kernel=single.kernel if single else (),
                 stride=single.stride if single else (),
                 padding=single.padding if single else (),
@@ -206,9 +209,9 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _hooks(layers: dict[str, nn.Module], hook: Any) -> Iterator[None]:
-    """Call `hook(layer, name, its output)` after every layer."""
+    """Call `hook(layer, name, its inputs, its output)` after every layer."""
     handles = [
-        layer.register_forward_hook(lambda m, _, output, name=name: hook(m, name, output))
+        layer.register_forward_hook(lambda m, inputs, output, name=name: hook(m, name, inputs, output))
         for name, layer in layers.items()
     ]
     try:
@@ -245,7 +248,7 @@ def _seen(fields: Fields | None) -> dict[str, Any]:
     }
 
 
-def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
+def _row(name: str, layer: nn.Module, read: Shape, output: Shape, counted: set[int]) -> Row:
     own = list(layer.parameters(recurse=isinstance(layer, Costed)))
     new = [p for p in own if id(p) not in counted]
     held = getattr(layer, "fixed_parameters", 0) if id(layer) not in counted else 0
@@ -267,7 +270,7 @@ def _row(name: str, layer: nn.Module, output: Shape, counted: set[int]) -> Row:
         dilation=dilation,
         biases=sum(p.numel() for p in new if p is getattr(layer, "bias", None)),
         fixed=frozen + held,
-        macs=_macs(layer, output) if output else 0,
+        macs=_macs(layer, read, output) if output else 0,
     )
 
 
@@ -278,13 +281,18 @@ def _sizes(value: Any, rank: int) -> Shape:
     return tuple(value) if isinstance(value, (tuple, list)) else ()
 
 
-def _macs(layer: nn.Module, output: Shape) -> int:
-    """Multiply-adds of one image: outputs times the inputs that each of them has."""
+def _macs(layer: nn.Module, read: Shape, output: Shape) -> int:
+    """Multiply-adds of one image: outputs times the inputs that each of them has.
+
+    A transposed convolution spreads each input over outputs, so there it is inputs times outputs of each.
+    """
     if isinstance(layer, Costed):
         return layer.macs(output)
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
         return math.prod(output) * fan_in
+    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return math.prod(read) * (layer.out_channels // layer.groups * math.prod(layer.kernel_size))
     if isinstance(layer, nn.Linear):
         return math.prod(output) * layer.in_features
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 from convworks.errors import EXIT_BUG, EXIT_HARD_INTERRUPT, EXIT_OK, ConvworksError, closest
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from convworks.cli.console import Console
     from convworks.cli.flags import Verb
 
-# (verb, subject, what it does); each has a module of its name in this package.
+# (verb, subject, what it does); each has a module in this package, `module_of`.
 VERBS = (
     ("check", "DATA", "look at labelled images and say what is wrong with them"),
     ("train", "DATA", "train a network, or continue what was stopped"),
@@ -24,13 +25,24 @@ VERBS = (
     ("recalibrate", "RUN", "exact batch norm statistics from all training images"),
     ("report", "RUN", "write the HTML report of a run again"),
     ("show", "NAME|RUN", "layers of a model; facts of a run or recipe"),
+    ("compare-models", "A B [C]", "two or three networks side by side, as table or picture"),
+    ("receptive-field", "NAME|RUN", "what a unit of each layer sees, by rule and by gradient"),
+    ("design", "rf", "how deep a network must be to see so many pixels"),
+    ("cost", "NAME|RUN", "memory and time of a training on this machine, beforehand"),
     ("gradcheck", "MODEL", "check every gradient of a network against finite differences"),
     ("trace", "", "every number of a small network, forward and backward"),
+    ("import", "FILE", "make a model folder of published weights"),
+    ("export", "MODEL", "write weights as safetensors, under the names of others too"),
     ("list", "WHAT", "models, recipes, datasets, runs or errors"),
     ("exercise", "ACTION [NAME]", "the lectures' exercises: with your numbers, checked, graded"),
     ("explain", "WHAT [LAYER]", "a layer, a stack, a padding or the activations, in numbers"),
+    ("demo", "NAME", "a small experiment of the lectures, measured here and now"),
+    ("audit", "[GROUP...]", "published numbers beside those of the networks, with errata"),
     ("doctor", "", "check this machine: versions, disk, threads, permissions"),
 )
+
+# Those that the first page explains; the others it names.
+EVERYDAY = ("check", "train", "resume", "eval", "predict", "report", "show", "cost", "list", "doctor")
 
 
 # What to try where an error does not say it; by the letter of its code.
@@ -92,7 +104,8 @@ def _dispatch(words: Sequence[str], console: Console) -> int:
     if not words or words[0] in ("-h", "--help", "--help-all"):
         from convworks.cli.help import top_page
 
-        return _print(top_page(VERBS), console)
+        everyday = () if words[:1] == ["--help-all"] else EVERYDAY
+        return _print(top_page(VERBS, everyday=everyday), console)
     if words[0] == "--version":
         from convworks.cli.crash import version
 
@@ -115,9 +128,15 @@ def find_verb(words: Sequence[str]) -> Verb:
     """The verb of a command, its module freshly imported. Raises U001."""
     names = [name for name, _, _ in VERBS]
     if words[0] in names:
-        verb: Verb = import_module(f"convworks.cli.{words[0]}").VERB
+        verb: Verb = import_module(f"convworks.cli.{module_of(words[0])}").VERB
         return verb
     raise _unknown_verb(words, names)
+
+
+def module_of(verb: str) -> str:
+    """The file of a verb: compare-models is in compare_models.py, and import in import_.py."""
+    name = verb.replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name
 
 
 def _unknown_verb(words: Sequence[str], names: Sequence[str]) -> ConvworksError:

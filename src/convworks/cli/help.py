@@ -12,14 +12,21 @@ WIDTH = 80
 COLUMN = 24  # where the explanations begin
 
 
-def top_page(verbs: Iterable[tuple[str, str, str]]) -> list[str]:
-    """`convworks --help`: the verbs, from the table of the entry point."""
+def top_page(verbs: Iterable[tuple[str, str, str]], *, everyday: Sequence[str] = ()) -> list[str]:
+    """`convworks --help`: the everyday verbs explained and the others named; without any, all explained."""
+    verbs = list(verbs)
+    main = [verb for verb in verbs if not everyday or verb[0] in everyday]
+    others = ", ".join(name for name, _, _ in verbs if everyday and name not in everyday)
+    named = textwrap.wrap(
+        others, WIDTH - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
     return [
         "convworks: from a folder of labelled images to a network that you can trust",
         "",
         "  convworks VERB SUBJECT [flags]",
         "",
-        *(_row(f"{name} {subject}".strip(), summary) for name, subject, summary in verbs),
+        *(_row(f"{name} {subject}".strip(), summary) for name, subject, summary in main),
+        *(["", "Further verbs, explained by convworks --help-all:", *named] if named else []),
         "",
         "Examples",
         "  convworks check photos/",

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
-
+from convworks.cli.architecture import (
+    check_target,
+    document,
+    facts,
+    print_architecture,
+    write_architecture,
+)
 from convworks.cli.console import Console
-from convworks.cli.flags import OutputFlags, Shown, Verb
-from convworks.cli.text import block, folder, fraction
-from convworks.errors import EXIT_OK, ConvworksError, unknown_name
+from convworks.cli.flags import Shown, Verb
+from convworks.cli.networks import Network, NetworkFlags, find_run, network_of
+from convworks.cli.text import folder, fraction
+from convworks.errors import EXIT_OK, ConvworksError
 
 if TYPE_CHECKING:
     from convworks.recipes.recipe import Recipe
     from convworks.runs import Run
 
-MOST_ROWS = 40  # layers listed one by one without --verbose; above, the stages are
-
 
 @dataclass(frozen=True, kw_only=True)
-class ShowFlags(OutputFlags):
+class ShowFlags(NetworkFlags):
     """What to show."""
 
     subject: Annotated[str, Shown("NAME|RUN", "lenet5", positional=True)]
     """a model, a recipe, or the folder of a run"""
-    size: Annotated[int | None, Shown("N", "32"), Ge(1)] = None
-    """side of the model's input in pixels [as published]"""
-    channels: Annotated[int | None, Shown("N", "3"), Ge(1)] = None
-    """colour channels of the model's input [as published]"""
-    classes: Annotated[int | None, Shown("N", "10"), Ge(2)] = None
-    """classes of the model [as published]"""
-    out: Annotated[Path, Shown("DIR", "runs")] = Path("runs")
-    """folder of the runs, for a run's name alone"""
+    write: Annotated[Path | None, Shown("FILE", "layers.svg")] = None
+    """the layers as .svg (a picture), .md, .csv or .json"""
+    kilo: Annotated[Literal[1000, 1024] | None, Shown("N", "1024")] = None
+    """parameters in K of 1000 or 1024, as some papers print them"""
+    weights: bool = False
+    """count parameters without biases"""
 
 
 def run(args: ShowFlags, console: Console) -> int:
@@ -41,9 +43,11 @@ def run(args: ShowFlags, console: Console) -> int:
     from convworks import models
     from convworks.recipes import defaults
 
+    if args.write is not None:
+        check_target(args.write)
     name = args.subject
     if name not in models.names() and name not in defaults.names():
-        return _show_run(_find_run(args), console)
+        return _show_run(find_run(name, args.out), args, console)
     parts: dict[str, Any] = {}
     if name in models.names():
         parts["model"] = _show_model(args, console)
@@ -54,43 +58,31 @@ def run(args: ShowFlags, console: Console) -> int:
 
 
 def _show_model(args: ShowFlags, console: Console) -> dict[str, Any]:
-    import torch
-
-    from convworks import anatomy, models
-
-    info = models.info(args.subject)
-    height, width = (args.size, args.size) if args.size else info.input_size
-    channels, classes = args.channels or info.in_channels, args.classes or info.num_classes
-    with torch.random.fork_rng(devices=[]):
-        network = models.create(
-            info.name, num_classes=classes, in_channels=channels, input_size=(height, width)
-        )
-    rows = anatomy.trace(network, (channels, height, width))
-    shown = rows if console.verbose or len(rows) <= MOST_ROWS else anatomy.stages(rows)
-    _facts(
+    net = network_of(args.subject, args)
+    info, (channels, height, width) = net.info, net.image
+    options = {**info.options, **net.options}
+    facts(
         console,
         {
             info.name: info.summary,
             "source": info.source,
             "deviations": "; ".join(info.deviations) or "none",
-            "options": ", ".join(f"{key} = {value!r}" for key, value in info.options.items()) or "none",
-            "input": f"{channels} x {height} x {width}, {classes} classes",
+            "options": ", ".join(f"{key} = {value!r}" for key, value in options.items()) or "none",
+            "input": f"{channels} x {height} x {width}, {net.classes} classes",
         },
     )
-    console.answer()
-    console.answer(anatomy.format_table(shown, width=max(80, console.width)))
-    total = anatomy.totals(rows)
-    return {
-        "name": info.name,
-        "source": info.source,
-        "deviations": info.deviations,
-        "options": info.options,
-        "input": [channels, height, width],
-        "classes": classes,
-        "parameters": total.parameters,
-        "macs": total.macs,
-        "layers": anatomy.to_records(rows),
-    }
+    _layers(net, args, console)
+    return document(net)
+
+
+def _layers(net: Network, args: ShowFlags, console: Console) -> None:
+    """The table, and the file where one was asked for."""
+    from convworks.anatomy import Columns
+
+    columns = Columns(image=net.image, kilo=args.kilo, weights=args.weights)
+    print_architecture(net, console, columns)
+    if args.write is not None:
+        write_architecture(args.write, net, columns, console)
 
 
 def _show_recipe(name: str, recipe: Recipe, console: Console) -> dict[str, Any]:
@@ -101,44 +93,28 @@ def _show_recipe(name: str, recipe: Recipe, console: Console) -> dict[str, Any]:
     usual = dict(leaves(Plain()))
     chosen = [f"{key} {value}" for key, value in leaves(recipe) if console.verbose or value != usual[key]]
     console.answer()
-    _facts(console, {"recipe": ", ".join(chosen), "use": f"convworks train DATA --recipe {name}"})
+    facts(console, {"recipe": ", ".join(chosen), "use": f"convworks train DATA --recipe {name}"})
     return {"name": name, **to_dict(recipe)}
 
 
-def _find_run(args: ShowFlags) -> Run:
-    """The run of a path, or of a name below --out. Raises U101 where nothing is called so."""
-    from convworks import models
-    from convworks.recipes import defaults
-    from convworks.runs import list_runs, open_run
-
-    path = Path(args.subject)
-    if path.exists() or "/" in args.subject:
-        return open_run(path)
-    runs = {run.name: run for run in list_runs(args.out)}
-    if args.subject in runs:
-        return runs[args.subject]
-    known = {*models.names(), *defaults.names(), *runs}
-    raise unknown_name("model, recipe or run", args.subject, known, try_="convworks show {near}")
-
-
-def _show_run(run: Run, console: Console) -> int:
+def _show_run(run: Run, args: ShowFlags, console: Console) -> int:
+    from convworks.recipes.resolve import flatten
     from convworks.runs import read_records
 
     record = run.record()
     recipe, sources = record["recipe"], record.get("provenance", {})
     epochs = [each for each in read_records(run.metrics_file) if each.get("kind") == "epoch"]
     scores = _scores(run)
-    console.document(
-        {"run": run.path, **record, "finished": run.finished, "epochs": epochs, "scores": scores}
-    )
-    from convworks.recipes.resolve import flatten
-
+    net = network_of(str(run.path), args) if run.geometry_file.is_file() else None
+    layers = {"architecture": document(net)} if net is not None else {}
+    parts = {"run": run.path, **record, "finished": run.finished, "epochs": epochs, "scores": scores}
+    console.document(parts | layers)
     chosen = [
         f"{key} {value} [{sources[key]}]"
         for key, value in flatten(recipe).items()
         if console.verbose or sources.get(key, "default") != "default"
     ]
-    _facts(
+    facts(
         console,
         {
             "run": folder(run.path),
@@ -151,6 +127,12 @@ def _show_run(run: Run, console: Console) -> int:
             + (" PATH" if run.finished else ""),
         },
     )
+    if net is not None:
+        _layers(net, args, console)
+    elif args.write is not None:
+        raise ConvworksError(
+            "U182", f"{run.name} was stopped before it had a network", try_=f"convworks resume {run.path}"
+        )
     return EXIT_OK
 
 
@@ -176,17 +158,10 @@ def _words(score: dict[str, Any]) -> str:
     )
 
 
-def _facts(console: Console, facts: dict[str, str]) -> None:
-    label = max(11, *(len(name) + 2 for name in facts))
-    for name, text in facts.items():
-        for number, line in enumerate(block("", text, width=max(80, console.width) - label + 11)):
-            console.answer(f"{name if number == 0 else '':<{label}}{line[11:]}")
-
-
 VERB = Verb(
     name="show",
     flags=ShowFlags,
-    main=("size", "channels", "classes", "out", "json", "verbose"),
-    examples=("convworks show lenet5 --size 32", "convworks show runs/photos-fastnet-01"),
+    main=("size", "channels", "classes", "set", "write", "kilo", "weights", "out", "json", "verbose"),
+    examples=("convworks show lenet5 --write lenet5.svg", "convworks show runs/photos-fastnet-01"),
     run=run,
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Flag -> the setting of a recipe that it sets.
 SETTINGS = {
     "model": "model",
+    "pretrained": "pretrained",
     "epochs": "epochs",
     "lr": "optimizer.lr",
     "batch": "batch",
@@ -43,6 +44,8 @@ class TrainFlags(SourceFlags):
     """folder of class folders, .zip, .tar, .csv, or mnist ..."""
     model: Annotated[str | None, Shown("NAME", "resnet18")] = None
     """network, see: convworks list models [recipe's]"""
+    pretrained: Annotated[str | None, Shown("FILE|NAME", "imagenet1k_v1")] = None
+    """weights to begin with: .safetensors, a run, or imagenet1k_v1"""
     recipe: Annotated[str | None, Shown("NAME", "fast")] = None
     """training procedure, see: convworks list recipes"""
     epochs: Annotated[int | None, Shown("N", "30"), Ge(1)] = None
@@ -146,6 +149,7 @@ VERB = Verb(
     flags=TrainFlags,
     main=(
         "model",
+        "pretrained",
         "recipe",
         "epochs",
         "lr",

@@ -7,7 +7,6 @@ published one. The hash, not the server, decides; so any mirror may serve the by
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -28,6 +27,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from convworks import durable
+from convworks.data.remote import Remote, manual_command, megabytes, mismatch
 from convworks.errors import ConvworksError
 
 if sys.platform != "win32":
@@ -42,20 +42,6 @@ MIN_RATE = 100  # bytes a second over one timeout; slower counts as stalled
 PROGRESS = 2**20  # bytes after which a dropped connection does not count as a failed attempt
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A file as its distributor publishes it: where it lies, how long it is, and what it hashes to."""
-
-    name: str
-    urls: tuple[str, ...]  # in the order in which they are tried
-    size: int  # bytes
-    sha256: str = ""
-    md5: str = ""  # where no sha256 is known
-
-    def __post_init__(self) -> None:
-        assert self.sha256 or self.md5, "a download has a pinned hash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +61,6 @@ class _TransferError(Exception):
     def __init__(self, reason: str, *, kind: Kind = "network", again: bool = False) -> None:
         super().__init__(reason)
         self.reason, self.kind, self.again = reason, kind, again
-
-
-def megabytes(count: int) -> str:
-    """A number of bytes as people read it: 9.9 MB (10^6 bytes), 512 bytes."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count:,} bytes"
-
-
-def mismatch(path: Path, remote: Remote) -> str:
-    """Why the file is not the published one, with expected and found; empty where it is."""
-    found_size = path.stat().st_size
-    if found_size != remote.size:
-        return f"it has {found_size:,} bytes, not {remote.size:,}"
-    name, expected = ("sha256", remote.sha256) if remote.sha256 else ("md5", remote.md5)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, name).hexdigest()
-    return "" if found == expected else f"its {name} is {found}, expected {expected}"
-
-
-def manual_command(remote: Remote, target: Path) -> str:
-    """The command that puts the file in place by hand."""
-    return f"curl --fail --location --create-dirs --output {shlex.quote(str(target))} {remote.urls[0]}"
 
 
 def fetch(
@@ -150,6 +115,19 @@ def fetch(
         if _size(part) == 0:
             part.unlink(missing_ok=True)
         raise _gave_up(remote, target, failures)
+
+
+def announced_size(url: str, *, timeout: float = 30.0, allow_loopback: bool = False) -> int | None:
+    """Bytes that a server announces for a file, asked with HEAD; None where no answer says it."""
+    if not _allowed(url, loopback=allow_loopback):
+        return None
+    asked = urlrequest.Request(url, headers={"User-Agent": "convworks"}, method="HEAD")
+    try:
+        with _opener(loopback=allow_loopback).open(asked, timeout=timeout) as answer:
+            length = answer.headers.get("Content-Length", "")
+    except (OSError, http.client.HTTPException, _TransferError):  # `fetch` then says what is wrong
+        return None
+    return int(length) if length.isdigit() else None
 
 
 @contextmanager

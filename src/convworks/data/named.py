@@ -22,17 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convworks import durable
-from convworks.data.download import (
-    Remote,
-    Say,
-    disk_full,
-    exclusive,
-    fetch,
-    make_folder,
-    manual_command,
-    megabytes,
-    mismatch,
-)
+from convworks.data.download import Say, disk_full, exclusive, fetch, make_folder
+from convworks.data.remote import Remote, manual_command, megabytes, mismatch
 from convworks.errors import ConvworksError, unknown_name
 
 CIFAR_BATCH = 10_000 * (1 + 3 * 32 * 32)  # bytes: 10,000 records of a label and 3,072 pixel values

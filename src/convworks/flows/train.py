@@ -22,6 +22,7 @@ from convworks.data.store import ScanInterrupted
 from convworks.durable import read_json
 from convworks.errors import ConvworksError, unknown_name
 from convworks.evaluation.inference import StoppedEarlyError
+from convworks.flows import pretrained
 from convworks.flows.events import Event, Found, Note, Stopped, Will
 from convworks.flows.plan import plan_training
 from convworks.flows.prepare import DataRequest, Prepared, build_network, prepare_data, request_from_dict
@@ -79,7 +80,11 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
     recipe = request.resolved.recipe
     if recipe.model not in models.names():
         raise unknown_name("model", recipe.model, models.names(), try_="convworks train ... --model {near}")
+    request = replace(request, resolved=pretrained.absolute(request.resolved))
     yield from announce_download(request.data)
+    yield from pretrained.fetched(
+        request.resolved.recipe, cache=request.data.cache, offline=request.data.offline
+    )
     with request.data.open() as source:
         base = f"{source.name}-{recipe.model}"
         images = sum(entry.split in {None, "train"} for entry in source.entries)
@@ -275,6 +280,8 @@ def _locked_run(
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
     yield _found(prepared)
     network = build_network(recipe, len(manifest.classes), prepared.dataset.geometry)
+    if recipe.pretrained is not None and checkpoint is None:
+        yield pretrained.begin(run, recipe, network, manifest.classes, cache=data.cache, offline=data.offline)
     remember_choices(run.path / "convolutions.json")  # of layers with algorithm="auto": resuming keeps them
     plan = _plan(run, prepared, recipe, network, cache=data.cache)
     threads_before = torch.get_num_threads()

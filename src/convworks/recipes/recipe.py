@@ -79,6 +79,11 @@ class Recipe:
     model_options: Mapping[str, Scalar] = option(
         {}, "Options of the architecture, for example output = 'rbf'."
     )
+    pretrained: str | None = option(
+        None,
+        "Weights to begin with: a .safetensors file, the folder of a run or model, or a published name such as "
+        "imagenet1k_v1. The last layer is new where the classes are others.",
+    )
     size: Annotated[int, Ge(1), Le(4096)] | None = option(
         None, "Side of the network's square input in pixels; not set: from the model and the images."
     )
