@@ -28,7 +28,8 @@ class RBFOutput(nn.Module):
         return self.codes.numel()
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        kind = "cpu" if x.device.type == "meta" else x.device.type  # autocast knows no meta device
+        with torch.autocast(device_type=kind, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             w = self.codes.to(x.dtype)
             # -|x - w|^2 = 2 x.w - |w|^2 - |x|^2: one matrix product, no (N, K, F) tensor

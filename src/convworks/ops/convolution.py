@@ -143,7 +143,7 @@ class _Convolution(torch.autograd.Function):
 def _under_autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Under autocast a convolution takes the lower type, as torch's own does."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    if kind == "meta" or x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return x, weight
     lower = torch.get_autocast_dtype(kind)
     return x.to(lower), weight.to(lower)
