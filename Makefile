@@ -38,12 +38,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e .
 	@touch $@
 
+# torchvision is an oracle in tests, never a dependency: without it those tests are skipped, and in CI they fail.
+# It comes without its own dependencies, which would replace the installed torch by another build.
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[test]'
+	-$(PIP) --no-deps torchvision
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-check: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[test,check]'
+	-$(PIP) --no-deps torchvision
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:

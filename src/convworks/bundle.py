@@ -81,7 +81,7 @@ def locate_bundle(path: Path) -> Path:
             f"{path.name} is a PyTorch pickle file; such files can run code when they are read",
             where=str(path),
             why="convworks reads safetensors and JSON only",
-            try_="give a run folder or a model folder: convworks predict runs/NAME image.jpg",
+            try_=f"convworks import {path} --model NAME --out DIR",
         )
     for candidate in (path / "model", path):
         if (candidate / "model.json").is_file():

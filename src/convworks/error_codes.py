@@ -60,6 +60,7 @@ CODES: dict[str, str] = {
     "U196": "a PyTorch file is read only with --trust-this-file",
     "U197": "a publisher has no such network, so no names for its weights",
     "U198": "the names of the classes do not fit the weights",
+    "U199": "a file of weights does not say which network it is for",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convworks import models
 from convworks.anatomy import trace
-from convworks.anatomy.measured_field import measured_field, middle
+from convworks.anatomy.measured_field import measured_field, measured_fields, predicted
 
 
 def sizes(network: nn.Module, shape: tuple[int, ...]) -> list[int]:
-    return [row.field[0] for row in trace(network, shape) if row.kernel]
+    return [row.field[0] for row in trace(network, shape) if row.kernel and row.output]
 
 
 def plain(*rows: tuple[int, ...]) -> nn.Sequential:
@@ -80,14 +81,7 @@ class Everything(nn.Module):
 
 def reached(network: nn.Module, shape: tuple[int, ...], layer: str) -> tuple[tuple[int, int], ...]:
     """The analytic field of the middle unit, inside the image."""
-    row = next(row for row in trace(network, shape) if row.name == layer)
-    cells = []
-    for size, jump, centre, at, n in zip(
-        row.field, row.jump, row.centre, middle(row.output[1:]), shape[1:], strict=True
-    ):
-        first = centre - (size - 1) / 2 + at * jump
-        cells.append((int(max(0, first)), int(min(n - 1, first + size - 1))))
-    return tuple(cells)
+    return predicted(next(row for row in trace(network, shape) if row.name == layer), shape)
 
 
 @pytest.mark.parametrize("layer", ["stem", "wide", "tall", "down", "pool", "dilated"])
@@ -152,3 +146,38 @@ def test_nothing_is_allocated_on_the_meta_device() -> None:
 def test_an_unknown_layer_offers_the_closest() -> None:
     with pytest.raises(Exception, match="did you mean 'dilated'"):
         measured_field(Everything(), (1, 20, 20), "dilatd")
+
+
+def test_several_layers_from_the_same_passes() -> None:
+    torch.manual_seed(0)
+    net, shape = Everything(), (1, 41, 40)
+    found = measured_fields(net, shape, ("wide", "dilated"), draws=3)
+    assert found == {layer: measured_field(net, shape, layer, draws=3) for layer in ("wide", "dilated")}
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_the_prediction_ends_at_the_image() -> None:
+    row = trace(nn.Conv2d(1, 1, 5, padding=2), (1, 3, 12))[0]
+    assert predicted(row, (1, 3, 12)) == ((0, 2), (3, 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("vgg_d", 212),
+        ("resnet50", 483),
+        ("resnet101", 1027),
+        ("resnet152", 1507),
+        ("resnet50_v1_5", 427),
+        ("resnet101_v1_5", 971),
+        ("resnet152_v1_5", 1451),
+        ("mobilenet_v1_100_224", 315),
+        ("googlenet", 715),
+    ],
+)
+def test_published_networks(name: str, field: int) -> None:
+    """google-research/receptive_field; GoogLeNet's is that of the path through the 5x5 kernels."""
+    info = models.info(name)
+    with torch.device("meta"):
+        net = models.create(name, num_classes=info.num_classes)
+    assert max(sizes(net, (info.in_channels, *info.input_size))) == field

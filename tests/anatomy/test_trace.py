@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from convworks.anatomy import Row, stages, totals, trace
+from convworks import models
+from convworks.anatomy import Row, stages, totals, trace, trace_graph
 from convworks.layers import ConnectionTableConv2d, RBFOutput, Subsampling
+from tests.anatomy.networks import residual
 
 
 def small() -> nn.Sequential:
@@ -200,3 +203,87 @@ def test_stages_sum_the_children() -> None:
     )
     assert (pair.kind, pair.kernel, pair.parameters, pair.macs) == ("2 layers", (), 12, 2 * 4 * 4)
     assert (act.kind, act.output) == ("2 layers", (2, 2, 2))
+
+
+def test_a_transposed_convolution_multiplies_each_input_by_the_kernel() -> None:
+    layer = nn.ConvTranspose2d(4, 6, (3, 2), stride=(2, 1), groups=2, bias=False)
+    nn.init.ones_(layer.weight)
+    products = layer(torch.ones(1, 4, 5, 7)).sum().item()  # every product lands on one output
+    assert totals(trace(layer, (4, 5, 7))).macs == int(products)
+
+
+def test_options_of_a_line_are_one_number() -> None:
+    rows = trace(nn.Sequential(nn.Conv1d(1, 2, 3), nn.MaxPool1d(2)), (1, 9))
+    assert [(row.kernel, row.stride) for row in rows] == [((3,), (1,)), ((2,), (2,))]
+
+
+def test_neurons_are_outputs_of_layers_that_multiply() -> None:
+    """AlexNet's 659,272: the layers of the paper, without what is pooled, normalised or rectified."""
+    conv, pool = nn.Conv2d, nn.MaxPool2d(3, 2)
+    net = nn.Sequential(
+        conv(3, 96, 11, 4), nn.ReLU(), nn.LocalResponseNorm(5), pool,
+        conv(96, 256, 5, padding=2, groups=2), pool, conv(256, 384, 3, padding=1),
+        conv(384, 384, 3, padding=1, groups=2), conv(384, 256, 3, padding=1, groups=2), pool,
+        nn.Flatten(), nn.Linear(9216, 4096), nn.Linear(4096, 4096), nn.Linear(4096, 1000),
+    ).to("meta")  # fmt: skip
+    total = totals(trace(net, (3, 227, 227)))
+    assert total.neurons == 290_400 + 186_624 + 64_896 + 64_896 + 43_264 + 4_096 + 4_096 + 1_000 == 659_272
+    assert total.parameters == 60_965_224
+
+
+def test_parameters_that_evaluation_does_not_reach_are_idle() -> None:
+    total = totals(trace(Twice(), (2, 3, 3)))
+    assert (total.parameters, total.idle) == (6 + 2 + 16, 2 + 16)
+
+
+def test_sources_and_joins_of_a_shortcut() -> None:
+    graph = trace_graph(residual(), (3, 32, 32))
+    names = [row.name for row in graph.rows]
+    unit = names.index("stage1.0.conv1")
+    relu = names.index("stage1.0.relu", unit + 3)
+    assert graph.rows[0].sources == (-1,)
+    assert graph.rows[unit].sources == (names.index("stem.2"),)
+    assert graph.rows[relu].sources == (names.index("stem.2"), names.index("stage1.0.bn2"))
+    (join,) = graph.reads[relu]
+    assert graph.joins[-2 - join].operator == "add"
+    assert graph.joins[-2 - join].shape == (8, 16, 16)
+    assert graph.outputs == (len(names) - 1,)
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("resnet152", 2.0), ("resnet1202_cifar", 10.0)])
+def test_deep_networks_are_traced_in_time(name: str, seconds: float) -> None:
+    """On the meta device, where no number is allocated; the limits leave room for a machine that is busy."""
+    info = models.info(name)
+    with torch.device("meta"):
+        net = models.create(name, num_classes=info.num_classes)
+    start = time.process_time()
+    rows = trace(net, (info.in_channels, *info.input_size))
+    assert time.process_time() - start < seconds
+    assert all(tensor.device.type == "meta" for tensor in net.state_dict().values())
+    assert totals(rows).parameters == sum(p.numel() for p in net.parameters())
+
+
+def test_tracing_leaves_buffers_flags_and_random_numbers() -> None:
+    net = models.create("resnet18", num_classes=10, input_size=(32, 32)).train()
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    torch.manual_seed(1)
+    generator = torch.get_rng_state()
+    trace(net, (3, 32, 32))
+    torch.testing.assert_close(dict(net.state_dict()), state, rtol=0, atol=0)
+    torch.testing.assert_close(torch.get_rng_state(), generator, rtol=0, atol=0)
+    assert all(layer.training for layer in net.modules())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in net.modules())
+
+
+def test_a_connection_table_needs_no_numbers_and_begins_as_before() -> None:
+    """Uniform in +-1/sqrt(fan-in), the fan-in of a kernel being that of its output map: 1 x 9 and 2 x 9."""
+    with torch.device("meta"):
+        assert ConnectionTableConv2d(("X.", "XX"), 3).fan_in()[1].device.type == "meta"
+        assert models.create("lenet5", num_classes=10).c3.conv.weight.shape == (60, 5, 5)
+    torch.manual_seed(3)
+    layer = ConnectionTableConv2d(("XX", ".X"), 3)
+    torch.manual_seed(3)
+    weight, bias = torch.empty(3, 3, 3).uniform_(-1, 1), torch.empty(2).uniform_(-1, 1)
+    fans = torch.tensor([9.0, 18.0, 18.0])
+    torch.testing.assert_close(layer.weight.detach(), weight / fans.sqrt()[:, None, None], rtol=0, atol=0)
+    torch.testing.assert_close(layer.bias.detach(), bias / fans[:2].sqrt(), rtol=0, atol=0)

@@ -17,7 +17,13 @@ from convworks.cli.flags import Verb, describe, field_docs
 from convworks.cli.parse import parse
 
 NAMES = [name for name, _, _ in VERBS]
-OWN_MEANING = {("exercise", "out"), ("explain", "input")}  # a file to write; the size of a layer's input
+OWN_MEANING = {  # a file to write; sizes and numbers of an input; the images themselves
+    ("exercise", "out"),
+    ("export", "out"),
+    ("explain", "input"),
+    ("cost", "data"),
+    ("trace", "input"),
+}
 HEAVY = ("torch", "numpy", "tyro", "rich", "pydantic", "PIL", "matplotlib", "sklearn", "jinja2")
 PROBE = """
 import sys

@@ -26,6 +26,9 @@ PAGE = b"<!DOCTYPE html><html><body>Welcome to the hotel network</body></html>"
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Any
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         asked = self.headers.get("Range", "")
         self.server.seen.append((self.path, asked))
@@ -41,7 +44,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if length is not None:
             self.send_header("Content-Length", str(len(body) if length == -1 else length))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 
 import pytest
@@ -51,12 +52,21 @@ def loss_of(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(output.logits, y) + output.discount * others
 
 
-def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, *, seed: int = 2) -> float:
+def step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int = 2,
+    longest: float = math.inf,
+) -> float:
     """One optimizer step in training mode; dropout draws the same masks in each."""
     torch.manual_seed(seed)
     loss = loss_of(net, x, y)
     optimizer.zero_grad()
     loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), longest)
     optimizer.step()
     return loss.item()
 
@@ -119,8 +129,7 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
 
 @every_model
 def test_evaluation_is_deterministic_and_does_not_see_the_neighbours(name: str) -> None:
-    net = build(name).eval()
-    x = images(name, 6)
+    net, x = build(name).double().eval(), images(name, 6).double()
     with torch.no_grad():
         together = net(x)
         torch.testing.assert_close(net(x), together, rtol=0, atol=0)
@@ -149,8 +158,7 @@ def test_weights_go_through_safetensors_to_the_bit(name: str) -> None:
 
 @every_model
 def test_a_copy_shares_nothing(name: str) -> None:
-    net = build(name).eval()
-    x = images(name, 2)
+    net, x = build(name).double().eval(), images(name, 2).double()
     twin, before = copy.deepcopy(net), net(x).detach()
     torch.testing.assert_close(twin(x).detach(), before, rtol=0, atol=0)
     with torch.no_grad():
@@ -161,8 +169,9 @@ def test_a_copy_shares_nothing(name: str) -> None:
 
 @trained_model
 def test_channels_last_gives_the_same_logits_and_gradients(name: str) -> None:
-    x, y = images(name, 4), torch.arange(4)
-    plain, last = build(name), build(name).to(memory_format=torch.channels_last)
+    # in float64, because a deep network with batch norm makes a rounding error of float32 visible
+    x, y = images(name, 4).double(), torch.arange(4)
+    plain, last = build(name).double(), build(name).double().to(memory_format=torch.channels_last)
     results = []
     for net, batch in ((plain, x), (last, x.to(memory_format=torch.channels_last))):
         torch.manual_seed(0)
@@ -189,7 +198,8 @@ def test_one_step_lowers_the_loss(name: str) -> None:
     net = build(name)
     x, y = images(name, 16), torch.arange(16) % 10
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    before = step(net, optimizer, x, y)
+    # the gradients of deep plain networks are large at first
+    before = step(net, optimizer, x, y, longest=1.0)
     assert step(net, optimizer, x, y) < before
 
 

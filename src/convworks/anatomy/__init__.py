@@ -1,4 +1,4 @@
-"""The anatomy of any network: layers, shapes, parameters, multiply-adds, memory, receptive fields, pictures."""
+"""The anatomy of any network: layers, shapes, parameters, cost, memory, receptive fields, pictures."""
 
 from convworks.anatomy.design import Design as Design
 from convworks.anatomy.design import design_receptive_field as design_receptive_field

@@ -48,7 +48,10 @@ def measured_fields(
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> RemovableHandle:
-        return modules[name].register_forward_hook(lambda _, __, output: seen.update({name: output.clone()}))
+        handle: RemovableHandle = modules[name].register_forward_hook(
+            lambda _, __, output: seen.update({name: output.clone()})
+        )
+        return handle
 
     handles = [keep(layer) for layer in layers]
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +88,10 @@ def middle(size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _middle(output: Tensor) -> Tensor:
-    return output[(0, slice(None), *middle(tuple(output.shape[2:])))]
+    maps = output[0]  # (C, ...)
+    for at in middle(tuple(maps.shape[1:])):
+        maps = maps[:, at]
+    return maps
 
 
 def _ends(moved: Tensor, dim: int) -> tuple[int, int]:

@@ -162,7 +162,7 @@ def _reduction(fields: Fields, args: tuple[Any, ...], source: Tensor, output: Te
     kept = output.dim() == source.dim()
     found = []
     for field in fields:
-        if field.axis in gone:
+        if field.axis is not None and field.axis in gone:
             merged = field.merged(source.shape[field.axis])
             found.append(replace(merged, axis=field.axis) if kept else merged)
         elif field.axis is None or kept:

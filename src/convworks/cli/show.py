@@ -33,8 +33,8 @@ class ShowFlags(NetworkFlags):
     write: Annotated[Path | None, Shown("FILE", "layers.svg")] = None
     """the layers as .svg (a picture), .md, .csv or .json"""
     kilo: Annotated[Literal[1000, 1024] | None, Shown("N", "1024")] = None
-    """parameters in K of 1000 or 1024, as some papers print them"""
-    weights: bool = False
+    """parameters in K of 1000 or 1024, as papers print them"""
+    without_biases: bool = False
     """count parameters without biases"""
 
 
@@ -79,7 +79,7 @@ def _layers(net: Network, args: ShowFlags, console: Console) -> None:
     """The table, and the file where one was asked for."""
     from convworks.anatomy import Columns
 
-    columns = Columns(image=net.image, kilo=args.kilo, weights=args.weights)
+    columns = Columns(image=net.image, kilo=args.kilo, weights=args.without_biases)
     print_architecture(net, console, columns)
     if args.write is not None:
         write_architecture(args.write, net, columns, console)
@@ -161,7 +161,7 @@ def _words(score: dict[str, Any]) -> str:
 VERB = Verb(
     name="show",
     flags=ShowFlags,
-    main=("size", "channels", "classes", "set", "write", "kilo", "weights", "out", "json", "verbose"),
+    main=("size", "channels", "classes", "set", "write", "kilo", "without_biases", "out", "json", "verbose"),
     examples=("convworks show lenet5 --write lenet5.svg", "convworks show runs/photos-fastnet-01"),
     run=run,
 )

@@ -44,7 +44,7 @@ class TrainFlags(SourceFlags):
     """folder of class folders, .zip, .tar, .csv, or mnist ..."""
     model: Annotated[str | None, Shown("NAME", "resnet18")] = None
     """network, see: convworks list models [recipe's]"""
-    pretrained: Annotated[str | None, Shown("FILE|NAME", "imagenet1k_v1")] = None
+    pretrained: Annotated[str | None, Shown("FILE", "imagenet1k_v1")] = None
     """weights to begin with: .safetensors, a run, or imagenet1k_v1"""
     recipe: Annotated[str | None, Shown("NAME", "fast")] = None
     """training procedure, see: convworks list recipes"""

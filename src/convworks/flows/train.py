@@ -25,7 +25,7 @@ from convworks.evaluation.inference import StoppedEarlyError
 from convworks.flows import pretrained
 from convworks.flows.events import Event, Found, Note, Stopped, Will
 from convworks.flows.plan import plan_training
-from convworks.flows.prepare import DataRequest, Prepared, build_network, prepare_data, request_from_dict
+from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request_from_dict
 from convworks.flows.results import finish
 from convworks.flows.session import Session, StopRequest
 from convworks.machine import processor_name
@@ -82,9 +82,7 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
         raise unknown_name("model", recipe.model, models.names(), try_="convworks train ... --model {near}")
     request = replace(request, resolved=pretrained.absolute(request.resolved))
     yield from announce_download(request.data)
-    yield from pretrained.fetched(
-        request.resolved.recipe, cache=request.data.cache, offline=request.data.offline
-    )
+    yield from pretrained.fetched(request.resolved.recipe, request.data)
     with request.data.open() as source:
         base = f"{source.name}-{recipe.model}"
         images = sum(entry.split in {None, "train"} for entry in source.entries)
@@ -279,9 +277,7 @@ def _locked_run(
     manifest.save(run.manifest_file)
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
     yield _found(prepared)
-    network = build_network(recipe, len(manifest.classes), prepared.dataset.geometry)
-    if recipe.pretrained is not None and checkpoint is None:
-        yield pretrained.begin(run, recipe, network, manifest.classes, cache=data.cache, offline=data.offline)
+    network = yield from pretrained.new_network(run, recipe, prepared, data, begin=checkpoint is None)
     remember_choices(run.path / "convolutions.json")  # of layers with algorithm="auto": resuming keeps them
     plan = _plan(run, prepared, recipe, network, cache=data.cache)
     threads_before = torch.get_num_threads()

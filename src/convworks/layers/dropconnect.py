@@ -25,12 +25,12 @@ class DropConnect(nn.Module):
         u ~ N(mu, s^2),   mu = keep (W v + b),   s^2 = keep (1 - keep) (W^2 v^2 + b^2)
 
     The paper draws samples of u and averages a(u) (Algorithm 2; `sample` does the same). inference="gaussian"
-    is the limit of endless samples, E[max(0, u)] = mu Phi(mu / s) + s phi(mu / s), which draws nothing, so that
-    a prediction is the same each time; inference="mean" is a(mu), as dropout does it. Without an activation
-    both are mu. Weights are drawn by torch's rule for linear layers.
+    is the limit of endless samples, E[max(0, u)] = mu Phi(mu / s) + s phi(mu / s): it draws nothing, so that
+    a prediction is the same each time. inference="mean" is a(mu), as dropout does it. Without an activation
+    both are mu. A new layer has torch's initial weights of linear layers.
     Raises BadArgument for a probability outside [0, 1] and for unknown names.
-    Source: Wan, Zeiler, Zhang, LeCun, Fergus, "Regularization of neural networks using DropConnect", ICML 2013,
-    sections 3.1 and 3.2.
+    Source: Wan, Zeiler, Zhang, LeCun, Fergus, "Regularization of neural networks using DropConnect", 2013,
+    section 3.
     """
 
     def __init__(
@@ -105,8 +105,9 @@ class DropConnect(nn.Module):
 
 
 def expected_relu(mean: Tensor, variance: Tensor) -> Tensor:
-    """E[max(0, u)] of u ~ N(mean, variance): mean Phi(z) + s phi(z) with z = mean / s; max(0, mean) for s = 0."""
+    """E[max(0, u)] for u from N(mean, s^2): mean Phi(z) + s phi(z), z = mean / s; max(0, mean) for s = 0."""
     deviation = variance.float().clamp_min(1e-20).sqrt()
     z = mean.float() / deviation
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    return (mean * torch.special.ndtr(z) + deviation * density).to(mean.dtype)
+    expected: Tensor = mean * torch.special.ndtr(z) + deviation * density
+    return expected.to(mean.dtype)

@@ -25,8 +25,8 @@ NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 class Residual(nn.Module):
     """activation(shortcut(x) + branch(x)): x -> y with a branch that is any differentiable module.
 
-    In the paper's letters x_{l+1} = f(h(x_l) + F(x_l)): `branch` is F, `shortcut` is h and `activation` is f,
-    by default the identity. Where h and f are identities, x_L = x_l + sum of F(x_i) for i from l to L - 1, and
+    In the letters of the papers x_{l+1} = f(h(x_l) + F(x_l)): `branch` is F, `shortcut` h, `activation` f,
+    by default the identity. Where h and f are identities, x_L = x_l + sum of F(x_i), i from l to L - 1, and
     the gradient dE/dx_l = dE/dx_L (1 + d/dx_l of that sum) reaches x_l past all weights.
 
     Without a `shortcut` x is fitted to the shape of F(x) with no parameters (`Fit`), so that

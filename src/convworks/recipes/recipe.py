@@ -81,7 +81,7 @@ class Recipe:
     )
     pretrained: str | None = option(
         None,
-        "Weights to begin with: a .safetensors file, the folder of a run or model, or a published name such as "
+        "Weights to begin with: a .safetensors file, a run's or model's folder, or a published name such as "
         "imagenet1k_v1. The last layer is new where the classes are others.",
     )
     size: Annotated[int, Ge(1), Le(4096)] | None = option(
