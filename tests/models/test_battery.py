@@ -73,9 +73,9 @@ def step(
 
 @every_model
 def test_the_paper_counts_parameters_and_multiply_adds(name: str) -> None:
-    """Counted without memory for the weights where the network can be built so, at the published size."""
+    """Counted without memory for the weights, at the published size."""
     fact = NETWORKS[name]
-    with torch.device("cpu" if name == "lenet5" else "meta"):
+    with torch.device("meta"):
         net = models.create(name, num_classes=fact.classes, input_size=fact.input_shape[1:])
         rows = anatomy.trace(net, fact.input_shape)
     computed = {row.name: facts.Layer(row.output, row.parameters, row.macs) for row in anatomy.stages(rows)}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convworks.layers import WithAuxiliary
-from convworks.models.branches import AuxiliaryHead, Branches, Headed, build_module, parse, windows
+from convworks.models.branches import AuxiliaryHead, Branches, Headed, build_module, conv_bn, parse, windows
 from convworks.models.fit import Window
 
 
@@ -53,6 +53,15 @@ def test_the_mean_at_the_border_divides_by_nine_or_by_the_cells_there() -> None:
     nine, there = (build_module(1, "avg", count_padding=count)[0](x) for count in (True, False))
     torch.testing.assert_close(nine[0, 0, 0], torch.tensor([4 / 9, 6 / 9, 4 / 9]))
     torch.testing.assert_close(there, x)
+
+
+def test_a_convolution_has_no_bias_and_batch_norm_with_the_authors_epsilon() -> None:
+    layer = conv_bn(3, 4, (1, 7))
+    assert [name for name, _ in layer.named_children()] == ["conv", "bn", "relu"]
+    conv, bn = layer.get_submodule("conv"), layer.get_submodule("bn")
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(bn, nn.BatchNorm2d)
+    assert (conv.bias, conv.kernel_size, conv.padding, bn.eps) == (None, (1, 7), (0, 3), 0.001)
 
 
 def test_windows_are_the_steps_that_make_maps_smaller() -> None:

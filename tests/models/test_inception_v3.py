@@ -55,6 +55,13 @@ def test_n_by_n_becomes_1_by_n_and_n_by_1() -> None:
         assert kernels(net.get_submodule(name)) == {(1, 1), (1, 3), (3, 1), (3, 3)}
 
 
+def test_means_count_the_border_as_torchvision_does() -> None:
+    pools = [m for name, m in built("inception_v3").named_modules() if name.startswith("mixed")]
+    means = [m for m in pools if isinstance(m, nn.AvgPool2d)]
+    assert len(means) == 3 + 4 + 2
+    assert all(mean.count_include_pad for mean in means)
+
+
 def test_the_head_hangs_on_the_last_17x17_maps() -> None:
     net = built("inception_v3")
     children = [name for name, _ in net.named_children()]

@@ -28,7 +28,7 @@ VERBS = (
     ("compare-models", "A B [C]", "two or three networks side by side, as table or picture"),
     ("receptive-field", "NAME|RUN", "what a unit of each layer sees, by rule and by gradient"),
     ("design", "rf", "how deep a network must be to see so many pixels"),
-    ("cost", "NAME|RUN", "memory and time of a training on this machine, beforehand"),
+    ("cost", "NAME", "memory and time of a training on this machine, beforehand"),
     ("gradcheck", "MODEL", "check every gradient of a network against finite differences"),
     ("trace", "", "every number of a small network, forward and backward"),
     ("import", "FILE", "make a model folder of published weights"),
