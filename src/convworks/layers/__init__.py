@@ -14,6 +14,7 @@ from convworks.layers.convolution import Conv2d as Conv2d
 from convworks.layers.convolution import Conv3d as Conv3d
 from convworks.layers.convolution import DepthwiseConv2d as DepthwiseConv2d
 from convworks.layers.convolution import SeparableConv2d as SeparableConv2d
+from convworks.layers.dropconnect import DropConnect as DropConnect
 from convworks.layers.dropout import GaussianDropout as GaussianDropout
 from convworks.layers.dropout import GaussianNoise as GaussianNoise
 from convworks.layers.dropout import KeepDropout as KeepDropout
@@ -37,6 +38,8 @@ from convworks.layers.pooling import SumPool2d as SumPool2d
 from convworks.layers.pooling import WeightedMeanPool2d as WeightedMeanPool2d
 from convworks.layers.rbf import RBFOutput as RBFOutput
 from convworks.layers.residual import Residual as Residual
+from convworks.layers.residual import ZeroPad as ZeroPad
+from convworks.layers.residual import shortcut as shortcut
 from convworks.layers.structure import Add as Add
 from convworks.layers.structure import Concatenate as Concatenate
 from convworks.layers.structure import Crop as Crop

@@ -23,7 +23,7 @@ INITIAL = {"conv1": 0.0001, "conv2": 0.01, "conv3": 0.01, "fc64": 0.1, "fc10": 0
 def cifar_quick(
     *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
 ) -> nn.Sequential:
-    """Three 5x5 convolutions with 3x3 pooling at stride 2, two dense layers, for images from 9x9 on.
+    """Three 5x5 convolutions with 3x3 pooling at stride 2, two dense layers, for images from 12x12 on.
 
     Raises U122 for smaller ones.
     """

@@ -46,7 +46,7 @@ def dropconnect_cifar(
     input_size: tuple[int, int] = (24, 24),
     inference: Literal["gaussian", "mean"] = "gaussian",
 ) -> nn.Sequential:
-    """The network for 24x24 crops, and for images from 5x5 on. Raises U122 for smaller ones, U123."""
+    """The network for 24x24 crops, and for images from 6x6 on. Raises U122 for smaller ones, U123."""
     if inference not in ("gaussian", "mean"):
         raise bad_option("dropconnect_cifar", "inference", inference, allowed=("gaussian", "mean"))
     pools = [Window(name, 3, 2, ceil=True) for name in CONVOLUTIONS]

@@ -15,8 +15,7 @@ Deviations of `inception_resnet_v1`: none.
 Deviations of `inception_resnet_v2`:
 - the stem is that of Inception-v3 with a module of four branches, 320 maps (Figure 3: 384);
 - 10, 20 and 10 blocks (Figure 15: 5, 10 and 5), of which the last has factor 1 and no ReLU;
-- blocks have 320, 1088 and 2080 maps (Figures 16 to 19: 384, 1152 and 2144), and the first reduction has
-  256, 256, 384, 384 maps as in Table 1;
+- blocks have 320, 1088 and 2080 maps, which follow from the stem (figures: 384, 1152 and 2144);
 - a 1x1 convolution to 1536 maps before the mean.
 
 Deviations of `inception_resnet_v2_as_printed`: 1152 and 2144 maps in blocks B and C, where Figures 17 and 19

@@ -57,7 +57,7 @@ def mlpconv(c_in: int, row: Row, maps: int) -> dict[str, nn.Module]:
 def nin(
     *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
 ) -> nn.Sequential:
-    """The network for CIFAR-10, for images from 5x5 on. Raises U122 for smaller ones."""
+    """The network for CIFAR-10, for images from 6x6 on. Raises U122 for smaller ones."""
     pools = [Window(name, 3, 2, ceil=True) for name in ("mlpconv1", "mlpconv2")]
     final_size("nin", input_size, pools, published=32)
     parts: dict[str, nn.Module] = {}
