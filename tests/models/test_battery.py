@@ -207,7 +207,7 @@ def test_one_step_lowers_the_loss(name: str) -> None:
 def test_it_learns_eight_images_by_heart(name: str) -> None:
     net = build(name)
     x, y = images(name, 8), torch.arange(8)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=NETWORKS[name].rate)
     for seed in range(120):
         step(net.train(), optimizer, x, y, seed=seed)
         if seed % 10 == 9 and net.eval()(x).argmax(dim=1).equal(y):

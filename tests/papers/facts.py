@@ -22,6 +22,7 @@ class Network(NamedTuple):
     classes: int = 10
     macs: int | None = None  # of all layers
     small: tuple[int, int] | None = None  # an input size that is quick to compute, for the battery
+    rate: float = 3e-3  # Adam's, to learn eight images by heart; less for deep networks without batch norm
     only_counted: bool = False  # too deep to train in the battery: counts and shapes alone
 
 

@@ -92,10 +92,10 @@ def network(stem: Layer, *, five: int = 5, norm: int = 0, bias: int = 1) -> Netw
 
 STANDARD_STEM = conv(3, 7, 64, 112, 112)
 NETWORKS = {
-    "googlenet": network(STANDARD_STEM)._replace(parameters=13_378_280, macs=1_582_671_872),
+    "googlenet": network(STANDARD_STEM)._replace(rate=3e-4, parameters=13_378_280, macs=1_582_671_872),
     "googlenet_separable_stem": network(
         Layer((64, 112, 112), SEPARABLE_STEM[0] + 64, SEPARABLE_STEM[1])
-    )._replace(macs=1_498_677_248),
+    )._replace(rate=3e-4, macs=1_498_677_248),
     "googlenet_torchvision": network(
         STANDARD_STEM._replace(parameters=9_408 + 2 * 64), five=3, norm=2, bias=0
     )._replace(parameters=13_004_888),

@@ -45,7 +45,7 @@ class TrainFlags(SourceFlags):
     model: Annotated[str | None, Shown("NAME", "resnet18")] = None
     """network, see: convworks list models [recipe's]"""
     pretrained: Annotated[str | None, Shown("FILE", "imagenet1k_v1")] = None
-    """weights to begin with: .safetensors, a run, or imagenet1k_v1"""
+    """weights to begin with: .safetensors, run, imagenet1k_v1"""
     recipe: Annotated[str | None, Shown("NAME", "fast")] = None
     """training procedure, see: convworks list recipes"""
     epochs: Annotated[int | None, Shown("N", "30"), Ge(1)] = None

@@ -24,11 +24,18 @@ from convworks.ops.algorithms import library
 from convworks.ops.algorithms.named import NAMES, Algorithm, algorithm, check_applies
 from convworks.ops.algorithms.window import Window
 from convworks.ops.arguments import Sizes, bad_argument, one_of, per_dimension
-from convworks.ops.autotune import fastest
+from convworks.ops.autotune import PASSES, fastest
 from convworks.ops.shape import Padding, output_size, resolve_padding
 
 ALGORITHMS = NAMES
 Shape: TypeAlias = tuple[int, ...]
+# The passes that autograd will ask for, by whether x and the weight need a gradient.
+PASSES_OF = {
+    (False, False): PASSES[:1],
+    (True, False): PASSES[:2],
+    (False, True): (PASSES[0], PASSES[2]),
+    (True, True): PASSES,
+}
 
 
 def convolve(
@@ -55,7 +62,8 @@ def convolve(
         weight = weight.flip(tuple(range(2, weight.dim())))
     x, weight = _under_autocast(x, weight)
     window = window_of(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    _check_bias(bias, weight.shape[0])
+    if bias is not None:
+        _check_bias(bias, weight.shape[0])
     chosen = choose(algorithm, x, weight, window)
     if chosen.name == "library":
         return library.forward(x, weight, window, None if bias is None else bias.to(x.dtype))
@@ -71,15 +79,16 @@ def window_of(
         why = f"x is {_dtype(x)}, the weight {_dtype(weight)}; both must be of one floating type"
         raise bad_argument("dtype", _dtype(x), why=why, fits=f"x.to({weight.dtype})")
     try:
-        return _window(tuple(x.shape), tuple(weight.shape), stride, padding, dilation, groups)
+        return _window(x.shape, weight.shape, stride, padding, dilation, groups)
     except TypeError:  # lists cannot be remembered
-        return _window.__wrapped__(tuple(x.shape), tuple(weight.shape), stride, padding, dilation, groups)
+        return _window.__wrapped__(x.shape, weight.shape, stride, padding, dilation, groups)
 
 
 @lru_cache(maxsize=1024)
 def _window(
     shape: Shape, kernels: Shape, stride: Sizes, padding: Padding, dilation: Sizes, groups: int
 ) -> Window:
+    shape, kernels = tuple(shape), tuple(kernels)
     _check_channels(shape, kernels, groups)
     rank, size, kernel = len(shape) - 2, shape[2:], kernels[2:]
     strides = per_dimension("stride", stride, rank)
@@ -111,14 +120,14 @@ def _check_channels(shape: Shape, kernels: Shape, groups: int) -> None:
 
 def choose(name: str, x: Tensor, weight: Tensor, window: Window) -> Algorithm:
     """The algorithm of a name; for "auto" the fastest for each pass that autograd will need."""
+    if name == "auto":
+        gradients = torch.is_grad_enabled()
+        return fastest(
+            x, weight, window, PASSES_OF[gradients and x.requires_grad, gradients and weight.requires_grad]
+        )
     one_of("algorithm", name, ALGORITHMS)
-    if name != "auto":
-        check_applies(name, window)
-        return algorithm(name)
-    passes = ["forward"]
-    if torch.is_grad_enabled():
-        passes += ["input_gradient"] * x.requires_grad + ["weight_gradient"] * weight.requires_grad
-    return fastest(x, weight, window, passes=tuple(passes))
+    check_applies(name, window)
+    return algorithm(name)
 
 
 class _Convolution(torch.autograd.Function):
@@ -149,8 +158,8 @@ def _under_autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(lower), weight.to(lower)
 
 
-def _check_bias(bias: Tensor | None, outputs: int) -> None:
-    if bias is not None and tuple(bias.shape) != (outputs,):
+def _check_bias(bias: Tensor, outputs: int) -> None:
+    if tuple(bias.shape) != (outputs,):
         why = f"there is one for each of {outputs} output maps"
         raise bad_argument("bias.shape", tuple(bias.shape), why=why, fits=f"a tensor ({outputs},)")
 

@@ -20,7 +20,7 @@ def forward(x: Tensor, weight: Tensor, window: Window, bias: Tensor | None = Non
 def input_gradient(dy: Tensor, weight: Tensor, window: Window, size: tuple[int, ...]) -> Tensor:
     """dC/dx (N, C, *size)."""
     channels = weight.shape[1] * window.groups
-    even = all(before == after >= 0 for before, after in window.padding)
+    even = window.even is not None
     x = dy.new_empty(()).expand(dy.shape[0], channels, *(size if even else window.padded(size)))
     dx = _backward(dy, x, weight, window, even=even, wanted=(True, False))[0]
     return dx if even else window.crop(dx)
@@ -28,16 +28,16 @@ def input_gradient(dy: Tensor, weight: Tensor, window: Window, size: tuple[int, 
 
 def weight_gradient(x: Tensor, dy: Tensor, window: Window) -> Tensor:
     """dC/dw (O, C/G, *kernel)."""
-    x, padding = _symmetric(x, window)
-    even = padding != (0,) * window.rank or not any(map(any, window.padding))
+    x, _ = _symmetric(x, window)
+    even = window.even is not None
     weight = dy.new_empty(()).expand(dy.shape[1], x.shape[1] // window.groups, *window.kernel)
     return _backward(dy, x, weight, window, even=even, wanted=(False, True))[1]
 
 
 def _symmetric(x: Tensor, window: Window) -> tuple[Tensor, tuple[int, ...]]:
     """torch pads both sides alike; for anything else the zeros are put there before."""
-    if all(before == after >= 0 for before, after in window.padding):
-        return x, tuple(before for before, _ in window.padding)
+    if window.even is not None:
+        return x, window.even
     return window.pad(x), (0,) * window.rank
 
 

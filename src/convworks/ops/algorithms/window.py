@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TypeAlias
 
@@ -28,10 +28,20 @@ class Window:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    rank: int = field(init=False, compare=False, repr=False)
+    even: tuple[int, ...] | None = field(init=False, compare=False, repr=False)  # padding alike on both sides
+    _hash: int = field(init=False, compare=False, repr=False)
 
-    @property
-    def rank(self) -> int:
-        return len(self.kernel)
+    def __post_init__(self) -> None:
+        """What every call needs, computed once: convolutions can be shorter than a few microseconds."""
+        alike = all(before == after >= 0 for before, after in self.padding)
+        parts = (self.kernel, self.stride, self.padding, self.dilation, self.groups)
+        object.__setattr__(self, "rank", len(self.kernel))
+        object.__setattr__(self, "even", tuple(before for before, _ in self.padding) if alike else None)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def span(self) -> tuple[int, ...]:
