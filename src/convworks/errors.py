@@ -84,7 +84,9 @@ def unknown_name(
     if len(names) > MOST_NAMES:
         shown = get_close_matches(name, names, n=MOST_NAMES, cutoff=0.0)
     left = len(names) - len(shown)
-    there_are = f"known: {', '.join(shown)}{f' and {left} more' if left else ''}" if names else "there are none"
+    there_are = (
+        f"known: {', '.join(shown)}{f' and {left} more' if left else ''}" if names else "there are none"
+    )
     return ConvworksError(
         code,
         f"there is no {kind} called '{name}'",

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from convworks import models
 from convworks.errors import ConvworksError
@@ -68,8 +70,16 @@ def test_every_recipe_is_valid_and_round_trips(name: str) -> None:
     assert build({}, row) == row
 
 
-def test_every_model_has_a_recipe() -> None:
-    assert set(models.names()) - {"everything_net"} <= set(names())
+@pytest.mark.parametrize("model", models.names())
+def test_every_model_has_a_recipe_for_networks_of_its_kind(model: str) -> None:
+    name, row = recipe_for(model)
+    assert row.model == model
+    if name == model:
+        return
+    with torch.device("meta"):
+        network = models.create(model, num_classes=10)
+    normed = any(isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d) for layer in network.modules())
+    assert name == ("fastnet" if normed else "without_batch_norm")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def bad_argument(name: str, value: object, *, why: str, fits: str = "", where: s
 
 def per_dimension(name: str, value: Sizes, rank: int, *, least: int = 1) -> tuple[int, ...]:
     """`value` as one integer for each of `rank` dimensions: 3 is (3, 3). Raises BadArgument."""
-    if isinstance(value, str) or not isinstance(value, int | Sequence):
+    given: object = value
+    if isinstance(given, str) or not isinstance(given, int | Sequence):
         raise bad_argument(name, value, why="it must be a whole number", fits=f"{name}={max(1, least)}")
     numbers = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(numbers) != rank:

@@ -96,8 +96,8 @@ class Choices:
 
     def fastest(self, x: Tensor, weight: Tensor, window: Window, passes: tuple[str, ...]) -> Algorithm:
         """`names` as one algorithm. A call that was made before costs a microsecond or two."""
-        call = (x.shape, weight.shape, window, passes, x.dtype, x.device.type, x.is_contiguous())
-        call += (torch.get_num_threads(),)
+        threads = torch.get_num_threads()
+        call = (x.shape, weight.shape, window, passes, x.dtype, x.device.type, x.is_contiguous(), threads)
         found = self._calls.get(call)
         if found is None:
             found = self._calls[call] = _combined(self.names(x, weight, window, passes))

@@ -90,7 +90,7 @@ def _numbers(padding: int | Sequence[int] | Sequence[Sequence[int]], rank: int) 
             before, after = per_dimension("padding", part, 2, least=0)
             pairs.append((before, after))
         return tuple(pairs)
-    same = per_dimension("padding", padding, rank, least=0)
+    same = per_dimension("padding", padding, rank, least=0)  # type: ignore[arg-type]  # pairs are done above
     return tuple((n, n) for n in same)
 
 

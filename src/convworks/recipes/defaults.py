@@ -48,6 +48,15 @@ RECIPES: dict[str, Recipe] = {
         optimizer=OptimizerSpec(name="adam", lr=1e-3, weight_decay=0.0),
         schedule=ScheduleSpec(name="cosine"),
     ),
+    "without_batch_norm": Recipe(  # AlexNet's rate, momentum, decay and batch, for all such networks
+        model="alexnet",
+        epochs=15,
+        batch=128,
+        optimizer=OptimizerSpec(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4),
+        schedule=ScheduleSpec(name="cosine", warmup=0.1),
+        augment=AugmentSpec(shift=3, flip=True),
+        clip_norm=1.0,
+    ),
     "tutorial_cnn": Recipe(
         model="tutorial_cnn",
         epochs=10,
@@ -115,8 +124,17 @@ def adapt_to_size(resolved: Resolved, images: int) -> Resolved:
     return Resolved(recipe, sources | dict.fromkeys(changed, f"auto, for {images:,} images"))
 
 
+# Beginnings of the names of networks without batch norm, which need a smaller rate.
+WITHOUT_BATCH_NORM = (
+    "alexnet", "char_cnn", "cifar_quick", "dropconnect", "googlenet", "lecun1989", "maxout", "nin",
+    "prelu_net", "stack", "vgg_", "wavenet", "zfnet",
+)  # fmt: skip
+
+
 def recipe_for(model: str) -> tuple[str, Recipe]:
-    """(name, recipe) that fits a model: its own, or the general one with the model put in."""
+    """(name, recipe) that fits a model: its own, or one of the two general ones with the model put in."""
     if model in RECIPES:
         return model, RECIPES[model]
-    return "fastnet", replace(RECIPES["fastnet"], model=model)
+    plain = model.startswith(WITHOUT_BATCH_NORM) and model != "googlenet_torchvision"
+    general = "without_batch_norm" if plain else "fastnet"
+    return general, replace(RECIPES[general], model=model)
