@@ -41,10 +41,10 @@ from convworks.ops.convolution import convolve  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 KERNELS = (1, 3, 5, 9, 17, 31)
-CHANNELS = ((3, 64), (32, 32), (64, 64), (256, 256), (512, 512))
+CHANNELS = ((3, 64), (64, 64), (128, 128), (256, 256), (512, 512))
 MAPS = (7, 14, 28, 56, 112, 224)
-QUICK = {"kernels": (3, 17, 31), "channels": ((32, 32), (64, 64)), "maps": (7, 28)}
-BATCHES = {7: 128, 14: 64, 28: 32, 56: 8, 112: 2, 224: 1}  # at most
+QUICK = {"kernels": (3, 17, 31), "channels": ((64, 64), (128, 128)), "maps": (7, 28)}
+BATCHES = {7: 256, 14: 64, 28: 32, 56: 8, 112: 2, 224: 1}  # at most
 SMALLEST_COLOUR = 28  # side of the smallest map with 3 channels: images
 SHORT, MOST_MACS = (
     1e9,

@@ -30,6 +30,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     registry.register(auto_net, source="this test", summary="a convolution with algorithm='auto'")
     monkeypatch.setattr(autotune, "CHOICES", Choices())
+    monkeypatch.setattr(autotune, "confirmed", lambda *_: True)
 
 
 @pytest.mark.usefixtures("known")

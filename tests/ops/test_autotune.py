@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from convworks.ops import autotune, convolution
+from convworks.ops.algorithms import named
 from convworks.ops.algorithms.window import Window
 from convworks.ops.autotune import Choices, best_of, candidates, fastest, problem
 
@@ -32,6 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return {"library": 1.0, "lowering": 2.0 if part == "forward" else 0.5}
 
     monkeypatch.setattr(autotune, "measure", measure)
+    monkeypatch.setattr(autotune, "confirmed", lambda *_: True)
     return asked
 
 
@@ -58,6 +62,39 @@ def test_without_gradients_the_backward_passes_are_not_measured(
             torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3, requires_grad=True), algorithm="auto"
         )
     assert measured == ["forward"]
+
+
+def test_what_is_not_confirmed_is_the_librarys(
+    choices: Choices, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "confirmed", lambda *_: False)
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    assert fastest(x, w, SAME3, passes=autotune.PASSES).name == "library"
+
+
+@pytest.mark.parametrize(("ours", "is_confirmed"), [(0.5, True), (0.97, False), (2.0, False)])
+def test_a_choice_is_confirmed_by_all_passes_together(
+    monkeypatch: pytest.MonkeyPatch, ours: float, is_confirmed: bool
+) -> None:
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    names = dict.fromkeys(autotune.PASSES, "lowering")
+    ran: list[str] = []
+
+    def run(part: str, each: named.Algorithm, *_: object) -> Callable[[], Tensor]:
+        def pass_() -> Tensor:
+            ran.append(each.name)
+            return x
+
+        return pass_
+
+    def seconds(run: Callable[[], Tensor], like: Tensor, repeats: int = 1) -> float:
+        ran.clear()
+        run()
+        return len(ran) * (ours if ran[0] == "lowering" else 1.0)
+
+    monkeypatch.setattr(autotune, "_run", run)
+    monkeypatch.setattr(autotune, "_seconds", seconds)
+    assert autotune.confirmed(names, x, w, SAME3, autotune.PASSES) is is_confirmed
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ same way again.
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ PASSES = ("forward", "input_gradient", "weight_gradient")
 GAIN = 0.95  # of the library's time: what an alternative must stay below
 OVERHEAD = 40e-6  # seconds that a pass of ours costs in Python where torch's own costs none
 ROUNDS = 3
+TURNS = 7  # of the chosen passes and the library's, to confirm a choice
 LONG_ENOUGH = 2e-3  # seconds that one timing lasts at least, by repetition
 EXTRA_BYTES = 2**30  # an algorithm that needs more memory than this beside its tensors is not tried
 DIRECT_TAPS = 9  # a loop over more taps than this has never won
@@ -111,8 +113,10 @@ class Choices:
             known = self._names[case] = dict(self._stored.get(case.key, {}))
         missing = [each for each in passes if each not in known]
         if missing:
-            for each in missing:
-                known[each] = best_of(measure(each, x.detach(), weight.detach(), window))
+            x, weight = x.detach(), weight.detach()
+            known |= {each: best_of(measure(each, x, weight, window)) for each in missing}
+            if not confirmed(known, x, weight, window, passes):
+                known |= dict.fromkeys(missing, "library")
             self._keep(case, known)
         return known
 
@@ -186,11 +190,7 @@ def measure(part: str, x: Tensor, weight: Tensor, window: Window) -> dict[str, f
 
     A candidate whose first two runs took half as long again as the library's is not measured further.
     """
-    dy = torch.empty(0)
-    if part != "forward":
-        dy = torch.randn(x.shape[0], weight.shape[0], *window.output(tuple(x.shape[2:])), device=x.device).to(
-            x.dtype
-        )
+    dy = _errors(x, weight, window)
     runs = {name: _run(part, algorithm(name), x, weight, dy, window) for name in
             ("library", *candidates(problem(x, weight, window)))}  # fmt: skip
     seconds: dict[str, float] = {}
@@ -208,10 +208,42 @@ def measure(part: str, x: Tensor, weight: Tensor, window: Window) -> dict[str, f
     return seconds
 
 
+def confirmed(
+    names: dict[str, str], x: Tensor, weight: Tensor, window: Window, passes: tuple[str, ...]
+) -> bool:
+    """Whether the chosen passes one after the other, as training runs them, keep the gain they had alone.
+
+    What one pass leaves in the caches is what the next one finds, so a choice that was near can turn round.
+    Median over turns with the library's passes. True where the library was chosen for all of them.
+    """
+    if all(names[each] == "library" for each in passes):
+        return True
+    dy = _errors(x, weight, window)
+
+    def together(choice: dict[str, str]) -> Callable[[], Tensor]:
+        runs = [_run(each, algorithm(choice[each]), x, weight, dy, window) for each in passes]
+        return lambda: [run() for run in runs][-1]
+
+    ours, theirs = together(names), together(dict.fromkeys(passes, "library"))
+    repeats = max(1, min(20, int(LONG_ENOUGH / _seconds(theirs, x))))
+    ratios = []
+    for turn in range(TURNS):
+        first, second = (ours, theirs) if turn % 2 else (theirs, ours)
+        seconds = {first: _seconds(first, x, repeats), second: _seconds(second, x, repeats)}
+        ratios.append((seconds[ours] + OVERHEAD) / seconds[theirs])
+    return statistics.median(ratios) < GAIN
+
+
 def best_of(seconds: dict[str, float]) -> str:
     """The fastest name, or "library" where no other stays below 95 % of its time."""
     best = min(seconds, key=lambda name: seconds[name])
     return best if seconds[best] + OVERHEAD < GAIN * seconds["library"] else "library"
+
+
+def _errors(x: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """A gradient of the output to measure with."""
+    shape = (x.shape[0], weight.shape[0], *window.output(tuple(x.shape[2:])))
+    return torch.randn(shape, device=x.device).to(x.dtype)
 
 
 def _run(
