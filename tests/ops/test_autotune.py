@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convworks.ops import autotune, convolution
-from convworks.ops.algorithms import named
+from convworks.ops.algorithms import library, named
 from convworks.ops.algorithms.window import Window
 from convworks.ops.autotune import Choices, best_of, candidates, fastest, problem
 
@@ -90,11 +90,20 @@ def test_a_choice_is_confirmed_by_all_passes_together(
     def seconds(run: Callable[[], Tensor], like: Tensor, repeats: int = 1) -> float:
         ran.clear()
         run()
-        return len(ran) * (ours if ran[0] == "lowering" else 1.0)
+        return len(ran) * (ours if ran[0].startswith("lowering") else 1.0)
 
     monkeypatch.setattr(autotune, "_run", run)
     monkeypatch.setattr(autotune, "_seconds", seconds)
-    assert autotune.confirmed(names, x, w, SAME3, autotune.PASSES) is is_confirmed
+    assert autotune.confirmed(names, x, w, SAME3, autotune.PASSES[:2]) is is_confirmed
+
+
+def test_the_librarys_gradients_count_as_the_one_call_that_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    calls: list[str] = []
+    whole = library.gradients
+    monkeypatch.setattr(library, "gradients", lambda *args: (calls.append("both"), whole(*args))[1])
+    autotune.confirmed(dict.fromkeys(autotune.PASSES, "lowering"), x, w, SAME3, autotune.PASSES)
+    assert len(calls) >= autotune.TURNS
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight = ctx.needs_input_grad[:2]
+        if wants_x and wants_weight and ctx.chosen.library_gradients:
+            return *library.gradients(x, dy, weight, ctx.window, tuple(x.shape[2:])), None, None
         dx = ctx.chosen.input_gradient(dy, weight, ctx.window, tuple(x.shape[2:])) if wants_x else None
         dw = ctx.chosen.weight_gradient(x, dy, ctx.window) if wants_weight else None
         return dx, dw, None, None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convworks.ops.algorithms import direct, fourier, lowering, winograd
+from convworks.ops.algorithms import direct, fourier, library, lowering, winograd
 from convworks.ops.algorithms.named import Algorithm, algorithm
 from convworks.ops.algorithms.window import Window
 from tests.ops import oracles
@@ -59,6 +59,16 @@ def test_equals_the_loops(name: str, case: Case) -> None:
 @given(case=cases(winograd=True))
 def test_winograd_equals_the_loops(name: str, case: Case) -> None:
     check(name, case, tolerance=1e-9)
+
+
+@quick
+@given(case=cases())
+def test_the_librarys_gradients_in_one_call(case: Case) -> None:
+    x, w = map(torch.from_numpy, case.arrays())
+    dy = torch.from_numpy(case.errors())
+    dx, dw = library.gradients(x, dy, w, window(case), case.size)
+    np.testing.assert_allclose(dx, oracles.input_gradient(case), atol=1e-10)
+    np.testing.assert_allclose(dw, oracles.weight_gradient(case), atol=1e-10)
 
 
 @pytest.mark.parametrize("side", [(4, 4), (6, 10), (16, 16)])

@@ -34,6 +34,15 @@ def weight_gradient(x: Tensor, dy: Tensor, window: Window) -> Tensor:
     return _backward(dy, x, weight, window, even=even, wanted=(False, True))[1]
 
 
+def gradients(
+    x: Tensor, dy: Tensor, weight: Tensor, window: Window, size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Both gradients by one call, which is what autograd makes for torch's own convolution."""
+    x, _ = _symmetric(x, window)
+    dx, dw = _backward(dy, x, weight, window, even=window.even is not None, wanted=(True, True))
+    return (dx if window.even is not None else window.crop(dx)), dw
+
+
 def _symmetric(x: Tensor, window: Window) -> tuple[Tensor, tuple[int, ...]]:
     """torch pads both sides alike; for anything else the zeros are put there before."""
     if window.even is not None:

@@ -35,6 +35,12 @@ class Algorithm:
     input_gradient: InputGradient
     weight_gradient: WeightGradient
 
+    @property
+    def library_gradients(self) -> bool:
+        """Whether both gradients are torch's own, so that one call computes them together."""
+        ours = (self.input_gradient, self.weight_gradient)
+        return ours == (library.input_gradient, library.weight_gradient)
+
 
 @cache
 def algorithm(name: str) -> Algorithm:
