@@ -54,6 +54,16 @@ def test_each_pass_has_its_own_winner(choices: Choices, measured: list[str]) -> 
     assert chosen.name == "library, lowering, lowering"
 
 
+def test_a_forward_pass_that_won_alone_is_not_mixed_into_an_unconfirmed_training(
+    choices: Choices, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "measure", lambda *_: {"library": 1.0, "direct": 0.5})
+    monkeypatch.setattr(autotune, "confirmed", lambda names, x, w, window, passes: passes == ("forward",))
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
+    assert choices.names(x, w, SAME3, ("forward",)) == {"forward": "direct"}
+    assert set(choices.names(x, w, SAME3, autotune.PASSES).values()) == {"library"}
+
+
 def test_without_gradients_the_backward_passes_are_not_measured(
     choices: Choices, measured: list[str]
 ) -> None:
@@ -158,7 +168,7 @@ def test_a_stored_name_that_is_no_algorithm_is_not_used(
 ) -> None:
     file = tmp_path / "convolutions.json"
     x, w = torch.randn(1, 2, 6, 6), torch.randn(3, 2, 3, 3)
-    key = problem(x, w, SAME3).key
+    key = f"{problem(x, w, SAME3).key} forward"
     content = {"machine": autotune._machine(), "choices": {key: {"forward": "quantum"}}}
     file.write_text(json.dumps(content))
     choices.open(file)

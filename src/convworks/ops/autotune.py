@@ -83,14 +83,13 @@ class Choices:
     """The algorithm of each pass for each problem met so far."""
 
     def __init__(self) -> None:
-        self._names: dict[Problem, dict[str, str]] = {}
         self._stored: dict[str, dict[str, str]] = {}
         self._file: Path | None = None
         self._calls: dict[tuple[Any, ...], Algorithm] = {}
 
     def open(self, file: Path) -> None:
         """Begin with what the file holds, chosen on this machine, and write new choices there."""
-        self._file, self._names, self._stored, self._calls = file, {}, {}, {}
+        self._file, self._stored, self._calls = file, {}, {}
         with contextlib.suppress(ConvworksError, OSError):
             tree = read_json(file)
             if isinstance(tree, dict) and tree.get("machine") == _machine():
@@ -106,22 +105,22 @@ class Choices:
         return found
 
     def names(self, x: Tensor, weight: Tensor, window: Window, passes: tuple[str, ...]) -> dict[str, str]:
-        """The name of the algorithm for each of `passes`, measured now where it is not known."""
-        case = problem(x, weight, window)
-        known = self._names.get(case)
-        if known is None:
-            known = self._names[case] = dict(self._stored.get(case.key, {}))
-        missing = [each for each in passes if each not in known]
-        if missing:
+        """The name of the algorithm for each of `passes`, measured now where it is not known.
+
+        Inference and training are chosen apart: what wins a forward pass alone may lose beside the gradients.
+        """
+        key = f"{problem(x, weight, window).key} {'+'.join(passes)}"
+        known = self._stored.get(key)
+        if known is None or set(known) != set(passes):
             x, weight = x.detach(), weight.detach()
-            known |= {each: best_of(measure(each, x, weight, window)) for each in missing}
+            known = {each: best_of(measure(each, x, weight, window)) for each in passes}
             if not confirmed(known, x, weight, window, passes):
-                known |= dict.fromkeys(missing, "library")
-            self._keep(case, known)
+                known = dict.fromkeys(passes, "library")
+            self._stored[key] = known
+            self._keep()
         return known
 
-    def _keep(self, case: Problem, names: dict[str, str]) -> None:
-        self._stored[case.key] = dict(names)
+    def _keep(self) -> None:
         if self._file is None:
             return
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time
