@@ -29,12 +29,21 @@ AHEAD = 2  # batches for each thread that wait for the consumer
 
 
 @dataclass(frozen=True, slots=True)
+class Mixed:
+    """Two labels for each image of a mixed batch: y counts with `share`, `other` with 1 - share; (B,) each."""
+
+    other: torch.Tensor  # int64
+    share: torch.Tensor  # float32, in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """x (B, C, H, W), y (B,) int64, rows (B,): which images of the data set these are."""
 
     x: torch.Tensor
     y: torch.Tensor
     rows: NDArray[np.int64]
+    mixed: Mixed | None = None  # with mixup or CutMix
 
 
 class Loader:

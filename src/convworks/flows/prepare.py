@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,7 +238,8 @@ def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: st
 
 def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, workers: int) -> Loader:
     """Batches of the training split, shuffled and augmented by (seed, epoch, index)."""
-    policy = Augment(**asdict(recipe.augment))
+    known = {each.name for each in fields(Augment)}
+    policy = Augment(**{key: value for key, value in asdict(recipe.augment).items() if key in known})
     return Loader(
         prepared.dataset.images,
         prepared.dataset.labels,

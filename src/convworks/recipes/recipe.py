@@ -26,35 +26,52 @@ def option(default: Any, help_: str) -> Any:
 class OptimizerSpec:
     """How a gradient becomes a step. `training/optimizer.py` writes the update rules out."""
 
-    name: Literal["sgd", "sgd_alexnet", "nesterov", "adam", "adamw"] = option(
+    name: Literal["sgd", "sgd_alexnet", "nesterov", "rmsprop", "adam", "adamw"] = option(
         "sgd",
         "sgd: PyTorch's form (v = m*v + g; w -= lr*v); sgd_alexnet: the paper's (v = m*v - lr*g; w += v).",
     )
     lr: Annotated[float, Gt(0)] = option(0.05, "Learning rate at the top of the schedule.")
+    reference_batch: Annotated[int, Ge(1)] | None = option(
+        None, "Batch that lr is meant for: another batch scales lr in proportion (Goyal et al. 2017)."
+    )
     momentum: Annotated[float, Ge(0), Lt(1)] = option(0.9, "Momentum; beta1 of Adam.")
-    beta2: Annotated[float, Ge(0), Lt(1)] = option(0.999, "Second moment's decay, for Adam and AdamW.")
+    beta2: Annotated[float, Ge(0), Lt(1)] = option(
+        0.999, "Second moment's decay, for Adam, AdamW and RMSprop."
+    )
     weight_decay: Annotated[float, Ge(0)] = option(
         5e-4, "L2 term added to the gradient (AdamW: decoupled from it)."
     )
     decay_norm_and_bias: bool = option(True, "Whether biases and normalisation weights decay too.")
+    group_decay: Mapping[str, float] = option(
+        {}, "Weight decay of parameters whose names begin so, for example fc6 = 0.001."
+    )
+    layer_decay: Annotated[float, Gt(0), Le(1)] = option(
+        1.0, "Discriminative rates: every stage before the last learns at this share of the one after it."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleSpec:
     """The learning rate as a function of the step, relative to `optimizer.lr`."""
 
-    name: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = option(
-        "cosine", "Shape of the learning rate over the run."
-    )
+    name: Literal[
+        "constant", "step", "plateau", "exponential", "cosine", "warm-restarts", "one-cycle"
+    ] = option("cosine", "Shape of the learning rate over the run.")
     warmup: Annotated[float, Ge(0), Lt(1)] = option(
         0.0, "Share of the run spent rising linearly from zero (one-cycle: from a 25th)."
     )
     milestones: tuple[float, ...] = option((0.5, 0.75), "step: shares of the run where the rate drops.")
-    factor: Annotated[float, Gt(0), Lt(1)] = option(0.1, "step, plateau: what a drop multiplies by.")
+    factor: Annotated[float, Gt(0), Lt(1)] = option(0.1, "step, plateau, exponential: what a drop multiplies by.")
     patience: Annotated[int, Ge(0)] = option(3, "plateau: epochs without improvement before a drop.")
     max_drops: Annotated[int, Ge(0)] = option(3, "plateau: drops at the most (AlexNet's recipe has three).")
+    every: Annotated[float, Gt(0)] = option(1.0, "exponential: epochs in which `factor` is reached once.")
+    staircase: bool = option(False, "exponential: in jumps after every `every` epochs, not smoothly.")
+    cycle: Annotated[int, Ge(1)] = option(10, "warm-restarts: epochs of the first cycle.")
+    cycle_growth: Annotated[float, Ge(1)] = option(
+        1.0, "warm-restarts: what a cycle's length is multiplied by for the next one."
+    )
     final: Annotated[float, Ge(0), Le(1)] = option(
-        0.0, "cosine, one-cycle: where the multiplier ends, as a share of the top."
+        0.0, "cosine, warm-restarts, one-cycle: where the multiplier ends, as a share of the top."
     )
 
 
@@ -69,6 +86,80 @@ class AugmentSpec:
     rotate: Annotated[float, Ge(0), Le(180)] = option(0.0, "Random rotation up to this many degrees.")
     scale: Annotated[float, Ge(0), Le(0.9)] = option(0.0, "Random zoom by up to this fraction.")
     shear: Annotated[float, Ge(0), Le(60)] = option(0.0, "Random shear up to this many degrees.")
+    scale_jitter: tuple[int, int] | None = option(
+        None, "Shorter side drawn from this range of pixels before the crop, such as 256,512 (VGG)."
+    )
+    area: tuple[float, float] | None = option(
+        None, "Crop of this share of the image's area, such as 0.08,1, resized to the input (GoogLeNet)."
+    )
+    aspect: Annotated[float, Ge(1), Le(4)] = option(
+        4 / 3, "area: aspect ratios lie between its inverse and this."
+    )
+    lighting: Annotated[float, Ge(0), Le(10)] = option(
+        0.0, "Standard deviation of the PCA colour shift (AlexNet: 0.1)."
+    )
+    brightness: Annotated[float, Ge(0), Le(1)] = option(0.0, "Random brightness by up to this fraction.")
+    contrast: Annotated[float, Ge(0), Le(1)] = option(0.0, "Random contrast by up to this fraction.")
+    saturation: Annotated[float, Ge(0), Le(1)] = option(0.0, "Random saturation by up to this fraction.")
+    hue: Annotated[float, Ge(0), Le(0.5)] = option(0.0, "Random hue by up to this share of the circle.")
+    elastic: Annotated[float, Ge(0), Le(100)] = option(
+        0.0, "Elastic distortion: largest strength, in pixels (Simard 2003)."
+    )
+    elastic_sigma: Annotated[float, Gt(0), Le(100)] = option(
+        4.0, "elastic: width of the smoothing Gaussian in pixels."
+    )
+    randaugment: Annotated[int, Ge(0), Le(10)] = option(
+        0, "Operations of RandAugment for each image; 0: none."
+    )
+    magnitude: Annotated[float, Ge(0), Le(10)] = option(9.0, "randaugment: strength from 0 to 10.")
+    cutout: Annotated[int, Ge(0), Le(4096)] = option(0, "Side of a square that is filled (DeVries 2017).")
+    mixup: Annotated[float, Ge(0), Le(10)] = option(
+        0.0, "alpha of mixup: lambda ~ Beta(alpha, alpha); 0: off (Zhang 2018)."
+    )
+    cutmix: Annotated[float, Ge(0), Le(10)] = option(
+        0.0, "alpha of CutMix: a rectangle of another image; 0: off (Yun 2019)."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegularizeSpec:
+    """What keeps weights and activations in bounds, besides `optimizer.weight_decay`."""
+
+    l1: Annotated[float, Ge(0)] = option(0.0, "L1 term: strength x sum |w|, over weights and not biases.")
+    proximal: bool = option(False, "l1: by soft thresholding after the step, which gives exact zeros.")
+    l2_plain: Annotated[float, Ge(0)] = option(
+        0.0, "L2 term lambda sum w^2 in the loss: gradient 2 lambda w (weight_decay's is lambda w)."
+    )
+    max_norm: Annotated[float, Gt(0)] | None = option(
+        None, "Largest norm of a unit's incoming weights, kept after every step (2 to 4 with dropout)."
+    )
+    sparsity: Annotated[float, Ge(0)] = option(0.0, "Strength of the sparsity term on `sparsity_layers`.")
+    sparsity_target: Annotated[float, Gt(0), Lt(1)] = option(0.05, "Mean activation that it asks for.")
+    sparsity_layers: tuple[str, ...] = option((), "Layers with outputs in (0, 1), such as sigmoids.")
+    noise: Annotated[float, Ge(0)] = option(
+        0.0, "Standard deviation of the noise added to activations in training."
+    )
+    dropout: Annotated[float, Ge(0), Lt(1)] | None = option(
+        None, "Drop probability of all dropout layers; not set: as the network has them."
+    )
+    stochastic_depth: Annotated[float, Ge(0), Lt(1)] = option(
+        0.0, "Probability that the last residual branch is skipped, rising linearly from the first."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSpec:
+    """What happens to weights that the run did not begin at random."""
+
+    freeze: Literal["none", "backbone"] = option(
+        "none", "backbone: only the last layer learns, on features that are computed once."
+    )
+    unfreeze: Annotated[int, Ge(0)] = option(
+        0, "Staged unfreezing: one stage more, from the end, after every so many epochs; 0: off."
+    )
+    quantize: Literal["none", "int8"] = option(
+        "none", "int8: weights and activations rounded to 8 bits in training (fake quantisation)."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +174,14 @@ class Recipe:
         None,
         "Weights to begin with: a .safetensors file, a run's or model's folder, or a published name such as "
         "imagenet1k_v1. The last layer is new where the classes are others.",
+    )
+    init: str | None = option(
+        None,
+        "Staged initialisation: a run, model or .safetensors of another network, whose layers of the same "
+        "name and shape are copied.",
+    )
+    initialize: str = option(
+        "network", "Rule of the initial weights: network (the paper's own), he, xavier, lsuv, alexnet ..."
     )
     size: Annotated[int, Ge(1), Le(4096)] | None = option(
         None, "Side of the network's square input in pixels; not set: from the model and the images."
@@ -104,6 +203,8 @@ class Recipe:
     optimizer: OptimizerSpec = option(OptimizerSpec(), "The update rule.")
     schedule: ScheduleSpec = option(ScheduleSpec(), "The learning rate over the run.")
     augment: AugmentSpec = option(AugmentSpec(), "Random changes of the training images.")
+    regularize: RegularizeSpec = option(RegularizeSpec(), "Penalties, projections and noise.")
+    transfer: TransferSpec = option(TransferSpec(), "Which weights learn, and when.")
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = option(
         0.0, "Share of the target spread over all classes."
     )
@@ -118,6 +219,9 @@ class Recipe:
         None, "Stop after this many epochs without a better validation accuracy."
     )
     keep: Literal["best", "last"] = option("best", "Which epoch's weights become the model.")
+    protocol: str = option(
+        "centre", "How the finished network is evaluated too, see: convworks list protocols."
+    )
     val_fraction: Annotated[float, Gt(0), Lt(1)] = option(
         0.2, "Share held out for validation where the data has no split; half of it beside a test split."
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from convworks.data.loader import Batch
+from convworks.data.loader import Batch, Mixed
 from convworks.layers import WithAuxiliary
 from convworks.randomness import derive_seed
 from convworks.training.ema import WeightAverage
@@ -165,27 +165,41 @@ def accumulate_gradients(
     sees a part at a time, so with it the sum is not exactly the big batch's.
     """
     optimizer.zero_grad(set_to_none=True)
-    normaliser = batch_normaliser(batch.y, settings.class_weights)
+    normaliser = batch_normaliser(batch.y, settings.class_weights, batch.mixed)
     total, correct = 0.0, 0
-    parts = min(settings.accumulate, len(batch.y))
-    for x, y in zip(batch.x.chunk(parts), batch.y.chunk(parts), strict=True):
+    for x, y, mixed in batch_parts(batch, min(settings.accumulate, len(batch.y))):
         with numerics.autocast():
             output = network(x)
         logits = output.logits if isinstance(output, WithAuxiliary) else output
-        loss = summed_loss(output, y, settings) / normaliser
+        loss = summed_loss(output, y, settings, mixed) / normaliser
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
         correct += int((logits.detach().argmax(1) == y).sum())
     return total, correct
 
 
-def summed_loss(output: Tensor | WithAuxiliary, y: Tensor, settings: StepSettings) -> Tensor:
+def batch_parts(batch: Batch, parts: int) -> Iterator[tuple[Tensor, Tensor, Mixed | None]]:
+    """(x, y, mixed) of each part of a batch."""
+    mixed: list[Mixed | None] = [None] * len(batch.y.chunk(parts))
+    if batch.mixed is not None:
+        pairs = zip(batch.mixed.other.chunk(parts), batch.mixed.share.chunk(parts), strict=True)
+        mixed = [Mixed(other, share) for other, share in pairs]
+    yield from zip(batch.x.chunk(parts), batch.y.chunk(parts), mixed, strict=True)
+
+
+def summed_loss(
+    output: Tensor | WithAuxiliary, y: Tensor, settings: StepSettings, mixed: Mixed | None = None
+) -> Tensor:
     """The sum over the batch; auxiliary classifiers count with their discount."""
     if isinstance(output, WithAuxiliary):
-        others = torch.stack([summed_loss(each, y, settings) for each in output.auxiliary])
-        return summed_loss(output.logits, y, settings) + output.discount * others.sum()
+        others = torch.stack([summed_loss(each, y, settings, mixed) for each in output.auxiliary])
+        return summed_loss(output.logits, y, settings, mixed) + output.discount * others.sum()
     return summed_cross_entropy(
-        output, y, label_smoothing=settings.label_smoothing, class_weights=settings.class_weights
+        output,
+        y,
+        label_smoothing=settings.label_smoothing,
+        class_weights=settings.class_weights,
+        mixed=mixed,
     )
 
 

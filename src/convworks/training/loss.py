@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convworks.data.loader import Mixed
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """(K,) weights n / (K * n_k): every class counts the same in sum. A class without images gets 0."""
@@ -14,17 +15,40 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return weights.float()
 
 
-def batch_normaliser(labels: Tensor, class_weights: Tensor | None) -> float:
+def batch_normaliser(labels: Tensor, class_weights: Tensor | None, mixed: Mixed | None = None) -> float:
     """What the sum over a batch is divided by: its size, or the sum of its images' class weights."""
     if class_weights is None:
         return float(len(labels))
-    return float(class_weights[labels].double().sum().clamp(min=1e-12))
+    weights = class_weights[labels].double()
+    if mixed is not None:
+        weights = mixed.share * weights + (1 - mixed.share) * class_weights[mixed.other].double()
+    return float(weights.sum().clamp(min=1e-12))
 
 
 def summed_cross_entropy(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+    mixed: Mixed | None = None,
 ) -> Tensor:
-    """Sum over the batch of -log p, in float32. `logits` is (N, K), `labels` (N,)."""
-    return F.cross_entropy(
-        logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
-    )
+    """Sum over the batch of -log p, in float32. `logits` is (N, K), `labels` (N,).
+
+    With two labels for an image it is share x loss(y) + (1 - share) x loss(other), which is the cross-entropy
+    with the mixed target, since that is linear in the target (Zhang et al. 2018, section 2).
+    """
+
+    def loss(targets: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(
+            logits.float(),
+            targets,
+            weight=class_weights,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
+        )
+
+    if mixed is None:
+        return loss(labels, "sum")
+    first, second = loss(labels, "none"), loss(mixed.other, "none")
+    return (mixed.share * first + (1 - mixed.share) * second).sum()
