@@ -18,6 +18,10 @@ from convworks.layers import WithAuxiliary
 from tests.papers import facts
 from tests.papers.networks import NETWORKS
 
+# Before training the running statistics are 0 and 1 and hold nothing down: 1,000 residual sums leave float32.
+OVERFLOWS = ("preact_resnet1001_cifar", "resnet1202_cifar")
+# Deep and without shortcuts, or with a loss of three classifiers: the first gradient is too long for a step.
+STEEP = ("bn_inception", "plain32_cifar", "plain34", "plain56_cifar")
 SIZES = [(16, 16), (20, 24), (28, 28), (32, 32), (33, 33), (40, 32)]
 every_model = pytest.mark.parametrize("name", models.names())
 trained_model = pytest.mark.parametrize(
@@ -128,12 +132,15 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
 
 @every_model
 def test_evaluation_is_deterministic_and_does_not_see_the_neighbours(name: str) -> None:
-    net, x = build(name).double().eval(), images(name, 6).double()
+    dtype = torch.float64 if name in OVERFLOWS else torch.float32
+    net, x = build(name).to(dtype).eval(), images(name, 6).to(dtype)
     with torch.no_grad():
         together = net(x)
+        largest = max(1.0, together.abs().max().item())
         torch.testing.assert_close(net(x), together, rtol=0, atol=0)
-        torch.testing.assert_close(torch.cat([net(x[i : i + 1]) for i in range(6)]), together)
-        torch.testing.assert_close(net(x.flip(0)).flip(0), together)
+        alone = torch.cat([net(x[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5 * largest)
+        torch.testing.assert_close(net(x.flip(0)).flip(0), together, rtol=1e-4, atol=1e-5 * largest)
 
 
 @every_model
@@ -157,7 +164,8 @@ def test_weights_go_through_safetensors_to_the_bit(name: str) -> None:
 
 @every_model
 def test_a_copy_shares_nothing(name: str) -> None:
-    net, x = build(name).double().eval(), images(name, 2).double()
+    dtype = torch.float64 if name in OVERFLOWS else torch.float32
+    net, x = build(name).to(dtype).eval(), images(name, 2).to(dtype)
     twin, before = copy.deepcopy(net), net(x).detach()
     torch.testing.assert_close(twin(x).detach(), before, rtol=0, atol=0)
     with torch.no_grad():
@@ -197,8 +205,7 @@ def test_one_step_lowers_the_loss(name: str) -> None:
     net = build(name)
     x, y = images(name, 16), torch.arange(16) % 10
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    # the gradients of deep plain networks are large at first
-    before = step(net, optimizer, x, y, longest=1.0)
+    before = step(net, optimizer, x, y, longest=1.0 if name in STEEP else math.inf)
     assert step(net, optimizer, x, y) < before
 
 
