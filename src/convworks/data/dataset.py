@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from convworks.data.cache import Record
 from convworks.data.manifest import OK, SPLITS, Manifest, Sample, by_path
+from convworks.data.partition import WHOLE, Partition, assign, times_drawn
 from convworks.data.preprocess import Geometry
 from convworks.data.scan import Scan, scan
 from convworks.data.sources import Entry, Ignored, Source, listed, shown
-from convworks.data.splits import assign_splits, picture_warnings, split_warnings
+from convworks.data.splits import picture_warnings, split_warnings
 from convworks.errors import ConvworksError, unknown_name
 
 MOST_LEFT_OUT = 0.01  # of the images that training leaves out without asking; one image always
@@ -35,15 +36,20 @@ class Dataset:
     geometry: Geometry
     storage: str  # "RAM" or "memory-mapped cache"
     notices: tuple[str, ...] = ()  # about this machine, such as a cache folder that is full
+    counts: NDArray[np.int64] | None = None  # (N,), how often each row is trained on, where it is not once
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.manifest.classes
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
-        """Row numbers of the images of one split, in source order; empty where there is no such split."""
+        """Row numbers of the images of one split, in source order; empty where there is no such split.
+
+        Those of a bag's train split come as often as they were drawn.
+        """
         samples = self.manifest.samples
-        return np.flatnonzero([samples[index].split == split for index in self.rows]).astype(np.int64)
+        rows = np.flatnonzero([samples[index].split == split for index in self.rows]).astype(np.int64)
+        return np.repeat(rows, self.counts[rows]) if self.counts is not None and split == "train" else rows
 
     def path_of(self, row: int) -> str:
         """The path in the source of the image in one row."""
@@ -57,6 +63,7 @@ def build_dataset(
     seed: int,
     cache: Path | None,
     val_fraction: float = 0.2,
+    partition: Partition = WHOLE,
     threads: int = 2,
     strict: bool = False,
     should_stop: Callable[[], bool] | None = None,
@@ -68,13 +75,13 @@ def build_dataset(
 
     Unreadable images are left out and listed, up to 1 % of them. `expected` is the manifest of a run that is
     resumed: its splits are used, and D145 is raised where the data differs; with `accept_changes` images that
-    are new are trained on and the others stay where they were. Raises D140-D148, R521, R522, ScanInterrupted.
+    are new are trained on and the others stay. Raises D140-D148, D214-D216, R521, R522, ScanInterrupted.
     """
     for entry in source.entries:
         if entry.label is None:
             raise _no_label(entry, code="D148")
     if expected is None:  # what can be known before anything is decoded is said before
-        _new_splits(source.entries, None, seed=seed, val_fraction=val_fraction)
+        _new_splits(source.entries, None, seed, val_fraction, partition)
     found = scan(
         source,
         indices=range(len(source.entries)),
@@ -85,15 +92,14 @@ def build_dataset(
         should_stop=should_stop,
         ram_limit=ram_limit,
     )
-    records = found.records
-    if expected is not None:
-        splits, rule, seed = _splits_of(expected, source.entries), expected.split_rule, expected.seed
-        if accept_changes:
-            splits = _with_new_ones(splits, records)
+    if expected is None:
+        _require_readable(source, found.records)
+        splits, rule = _new_splits(source.entries, found.records, seed, val_fraction, partition)
     else:
-        _require_readable(source, records)
-        splits, rule = _new_splits(source.entries, records, seed=seed, val_fraction=val_fraction)
-    samples = samples_of(source.entries, records, splits)
+        seed, rule = expected.seed, expected.split_rule
+        splits = _splits_of(expected, source.entries, partition)
+        splits = _with_new_ones(splits, found.records) if accept_changes else splits
+    samples = samples_of(source.entries, found.records, splits)
     manifest = Manifest(
         name=source.name,
         location=source.location,
@@ -108,7 +114,15 @@ def build_dataset(
     )
     if expected is not None and not accept_changes:
         expected.require_same(manifest)
-    return _dataset(manifest, found, geometry)
+    return _bagged(_dataset(manifest, found, geometry), partition.bag, seed)
+
+
+def _bagged(dataset: Dataset, bag: int | None, seed: int) -> Dataset:
+    """The same with the draws of a bag, where the run has one. Raises D216."""
+    if bag is None:
+        return dataset
+    kept = [dataset.manifest.samples[index] for index in dataset.rows]
+    return replace(dataset, counts=times_drawn(kept, bag=bag, seed=seed))
 
 
 def build_evaluation_set(
@@ -248,19 +262,26 @@ def _require_readable(source: Source, records: Sequence[Record]) -> None:
 
 
 def _new_splits(
-    entries: Sequence[Entry], records: Sequence[Record] | None, *, seed: int, val_fraction: float
+    entries: Sequence[Entry],
+    records: Sequence[Record] | None,
+    seed: int,
+    val_fraction: float,
+    partition: Partition,
 ) -> tuple[list[str], str]:
     """The split of every entry, "" for the unreadable ones of a source without splits; and the rule.
 
     Without records all images are taken to be readable and different.
     """
+    if records is None and partition.bag is not None:
+        partition = WHOLE  # a bag's draws depend on which pictures are copies
     ready = [i for i in range(len(entries)) if records is None or records[i].verdict == OK]
-    assigned, rule = assign_splits(
+    assigned, rule = assign(
         [entries[index].split for index in ready],
         [entries[index].label or "" for index in ready],
         [index if records is None else records[index].pixels for index in ready],
         seed=seed,
         val_fraction=val_fraction,
+        partition=partition,
     )
     splits: list[str] = [entry.split or "" for entry in entries]
     for index, split in zip(ready, assigned, strict=True):
@@ -274,13 +295,17 @@ def _with_new_ones(splits: Sequence[str], records: Sequence[Record]) -> list[str
     return [split or other for split, other in zip(splits, new, strict=True)]
 
 
-def _splits_of(expected: Manifest, entries: Sequence[Entry]) -> list[str]:
-    """The splits of an earlier run, by path; where the source now contradicts one, what the source says."""
+def _splits_of(expected: Manifest, entries: Sequence[Entry], partition: Partition) -> list[str]:
+    """The splits of an earlier run, by path; where the source now contradicts one, what the source says.
+
+    A run with folds or bags parted train and val in its own way: the source contradicts a test split only.
+    """
     before = by_path(expected.samples)
     splits = []
     for key, entry in by_path(entries).items():
         was = before[key].split if key in before else (entry.split or "")
         drawn = was == "val" and entry.split == "train"  # val was taken from train
+        drawn |= not partition.plain and key in before and "test" not in (was, entry.split)
         splits.append(was if entry.split in (None, was) or drawn else entry.split)
     return splits
 

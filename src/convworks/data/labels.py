@@ -171,15 +171,15 @@ class _Rows:
     def add(self, number: int, row: list[str]) -> None:
         form = self._form
         try:
-            field, label = row[form.path].strip(), row[form.label].strip()
+            written, label = row[form.path], row[form.label].strip()
             split = None if form.split is None else self._split(number, row[form.split].strip())
         except IndexError:
             what = f"{len(row)} column{'s' * (len(row) != 1)}, where {form.columns} are expected"
             self._problems.append((number, "D182", what))
             return
         if label not in self._labels:
-            self._check_label(number, label, field)
-        path = field if self._container.has(field) and _is_plain(field) else self._find(number, field)
+            self._check_label(number, label, written.strip())
+        path = written if self._container.has(written) and _is_plain(written) else self._find(number, written)
         if path in self._known:
             self._again(number, self._known[path], label, split)
         elif path is not None:
@@ -203,8 +203,9 @@ class _Rows:
             what = f"the label '{shown(label)}' is not UTF-8: save the table as UTF-8"
             self._problems.append((number, "D184", what))
 
-    def _find(self, number: int, field: str) -> str | None:
-        path = _path_of(field, self._container)
+    def _find(self, number: int, written: str) -> str | None:
+        field = written.strip()  # after the whole text: a name may end in a space
+        path = _path_of(written, self._container) or _path_of(field, self._container)
         if path is None:
             outside = _inside(field, self._container) is None
             code, what = ("D185", "lies outside the folder") if outside else ("D187", "does not exist")

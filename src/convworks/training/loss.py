@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convworks.data.loader import Mixed
+from convworks.data.loader import Batch, Mixed
+
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """(K,) weights n / (K * n_k): every class counts the same in sum. A class without images gets 0."""
@@ -52,3 +53,12 @@ def summed_cross_entropy(
         return loss(labels, "sum")
     first, second = loss(labels, "none"), loss(mixed.other, "none")
     return (mixed.share * first + (1 - mixed.share) * second).sum()
+
+
+def targets(batch: Batch, *, classes: int) -> Tensor:
+    """(B,) labels, or for a mixed batch the shares (B, K) of the classes, which sum to 1."""
+    if batch.mixed is None:
+        return batch.y
+    share = batch.mixed.share[:, None]
+    first, second = (F.one_hot(labels, classes).float() for labels in (batch.y, batch.mixed.other))
+    return share * first + (1 - share) * second
