@@ -10,9 +10,43 @@ from typing import TYPE_CHECKING, Any
 from convworks.errors import ConvworksError
 
 if TYPE_CHECKING:
-    from convworks.api import Data, TrainedRun, fit, load, recipe, resume, train
+    from convworks.api import (
+        Data,
+        Ensemble,
+        TrainedRun,
+        advise,
+        compare,
+        features,
+        fit,
+        load,
+        load_int8,
+        plan,
+        probe,
+        recipe,
+        resume,
+        train,
+        train_many,
+    )
 
-__all__ = ["ConvworksError", "Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
+__all__ = [
+    "ConvworksError",
+    "Data",
+    "Ensemble",
+    "TrainedRun",
+    "advise",
+    "compare",
+    "features",
+    "find_lr",
+    "fit",
+    "load",
+    "load_int8",
+    "plan",
+    "probe",
+    "recipe",
+    "resume",
+    "train",
+    "train_many",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ Everything here is a few lines over the flows; nothing is kept between calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from convworks.bundle import load_bundle
-from convworks.data.augment import Augment, augment
 from convworks.data.dataset import Dataset
 from convworks.data.manifest import Manifest
 from convworks.data.preprocess import Preprocess
@@ -32,6 +31,8 @@ from convworks.evaluation.metrics import Metrics
 from convworks.flows.evaluate import EvaluateRequest, Evaluation
 from convworks.flows.evaluate import evaluate as evaluate_flow
 from convworks.flows.events import Event, Stopped
+from convworks.flows.learning_rate import RateRequest, RateTest, find_rate
+from convworks.flows.plan_report import plan
 from convworks.flows.predict import Predictor, load
 from convworks.flows.prepare import (
     DataRequest,
@@ -42,6 +43,9 @@ from convworks.flows.prepare import (
     step_settings,
     training_loader,
 )
+from convworks.flows.repeat import Kind, Repeated, RepeatRequest, repeat
+from convworks.flows.several import Ensemble, compare
+from convworks.flows.shortcuts import advise, features, probe
 from convworks.flows.train import ResumeRequest, TrainRequest
 from convworks.flows.train import resume as resume_flow
 from convworks.flows.train import train as train_flow
@@ -49,8 +53,27 @@ from convworks.recipes.defaults import recipe, resolve_named
 from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.recipes.resolve import Resolved, resolve
 from convworks.training.loop import Numerics, Position, Step, train_epoch
+from convworks.training.loss import targets
+from convworks.weights.int8 import load_int8
 
-__all__ = ["Data", "TrainedRun", "fit", "load", "recipe", "resume", "train"]
+__all__ = [
+    "Data",
+    "Ensemble",
+    "TrainedRun",
+    "advise",
+    "compare",
+    "features",
+    "find_lr",
+    "fit",
+    "load",
+    "load_int8",
+    "plan",
+    "probe",
+    "recipe",
+    "resume",
+    "train",
+    "train_many",
+]
 
 _SHORT = {"lr": "optimizer.lr", "momentum": "optimizer.momentum", "weight_decay": "optimizer.weight_decay"}
 
@@ -149,12 +172,65 @@ def train(
     return TrainedRun(_last_run(train_flow(request)))
 
 
+def train_many(
+    data: str | Path,
+    *,
+    seeds: int | None = None,
+    folds: int | None = None,
+    bagging: int | None = None,
+    model: str | None = None,
+    recipe: str | Recipe | None = None,
+    out: str | Path = "runs",
+    name: str | None = None,
+    cache: str | Path | None = None,
+    **settings: Any,
+) -> Repeated:
+    """`train` several times: with other seeds, on folds, or on bags; exactly one of the three is given.
+
+    Raises U267 for none or several of them, and what `train` raises.
+    """
+    kinds: dict[Kind, int | None] = {"seeds": seeds, "folds": folds, "bags": bagging}
+    given = [(kind, count) for kind, count in kinds.items() if count is not None]
+    if len(given) != 1:
+        raise ConvworksError("U267", "give one of seeds, folds and bagging", try_="seeds=5")
+    base = TrainRequest(
+        data=_data_request(data, cache=Path(cache) if cache is not None else None),
+        resolved=_resolved(model=model, named=recipe, settings=settings),
+        out=Path(out),
+        name=name,
+    )
+    found: list[Repeated | None] = []
+
+    def events() -> Iterator[Event]:
+        found.append((yield from repeat(RepeatRequest(base=base, kind=given[0][0], count=given[0][1]))))
+
+    _last_run(events())
+    assert found[0] is not None
+    return found[0]
+
+
 def resume(run: str | Path, *, cache: str | Path | None = None) -> TrainedRun:
     """Continue a stopped run; it ends with the same bits as one that was never stopped."""
     where = Path(cache) if cache is not None else cache_folder(None)
     for _ in resume_flow(ResumeRequest(run=Path(run), cache=where)):
         pass
     return TrainedRun(Path(run))
+
+
+def find_lr(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    recipe: str | Recipe | None = None,
+    cache: str | Path | None = None,
+    rates: tuple[float, float] = (1e-5, 10.0),
+    steps: int = 100,
+    **settings: Any,
+) -> RateTest:
+    """The range test of `convworks lr-find`: `setting` is the lr to train with, None where no loss fell."""
+    asked = _data_request(data, cache=Path(cache) if cache is not None else None)
+    resolved = _resolved(model=model, named=recipe, settings=settings)
+    return find_rate(RateRequest(data=asked, resolved=resolved, low=rates[0], high=rates[1], steps=steps))
 
 
 def _last_run(events: Iterator[Event]) -> Path:
@@ -251,37 +327,38 @@ class Data:
     def loader(
         self, *, batch: int = 128, epoch: int = 0, workers: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented training batches (x, y) of one epoch: a function of (seed, epoch, image)."""
+        """Shuffled, augmented training batches (x, y) of one epoch: a function of (seed, epoch, image).
+
+        y is (B,) class numbers; with mixup or CutMix it is (B, K) shares of the classes, float32, which
+        torch.nn.functional.cross_entropy takes as they are.
+        """
         import dataclasses
 
         recipe = dataclasses.replace(self._recipe, batch=batch)
         loader = training_loader(self._prepared, recipe, numerics=Numerics(), workers=workers)
-        return ((each.x, each.y) for each in loader.epoch(epoch))
+        return ((each.x, targets(each, classes=len(self.classes))) for each in loader.epoch(epoch))
 
     def show_batch(self, *, count: int = 36, epoch: int = 0, policy: AugmentSpec | None = None) -> Any:
-        """A PIL image: `count` training images as the network sees them, augmented."""
-        from PIL import Image
+        """A PIL image: `count` training images of all classes as the network sees them in that epoch."""
+        import dataclasses
 
-        dataset, geometry = self._prepared.dataset, self._prepared.dataset.geometry
-        rows = dataset.split_rows("train")[:count]
-        spec = policy or self._recipe.augment
-        pixels = augment(
-            dataset.images[torch.from_numpy(rows)],
-            Augment(spec.shift, spec.flip, spec.rotate, spec.scale, spec.shear),
-            seed=self._recipe.seed,
-            epoch=epoch,
-            indices=rows,
-            height=geometry.height,
-            width=geometry.width,
-            fill=geometry.fill,
-        ).numpy()
-        across = int(np.ceil(np.sqrt(len(pixels))))
-        down = -(-len(pixels) // across)
-        sheet = np.full((down * geometry.height, across * geometry.width, geometry.channels), 255, np.uint8)
-        for place, image in enumerate(pixels):
-            y, x = place // across * geometry.height, place % across * geometry.width
-            sheet[y : y + geometry.height, x : x + geometry.width] = image
-        return Image.fromarray(sheet if geometry.channels == 3 else sheet[:, :, 0])
+        from convworks.flows.augment import batch_sheet
+
+        recipe = dataclasses.replace(self._recipe, augment=policy or self._recipe.augment)
+        title = f"{self.manifest.name}, epoch {epoch}"
+        return batch_sheet(self._prepared, recipe, count=count, epoch=epoch, title=title)
+
+    def show_augment(
+        self, *, count: int = 8, epochs: Sequence[int] = (0, 1, 2, 3), policy: AugmentSpec | None = None
+    ) -> Any:
+        """A PIL image, as `convworks augment` draws it: stored pictures and what epochs make of them."""
+        import dataclasses
+
+        from convworks.flows.augment import preview_of
+
+        recipe = dataclasses.replace(self._recipe, augment=policy or self._recipe.augment)
+        found = preview_of(self._prepared, recipe, count=count, epochs=epochs)
+        return found.sheet(self.manifest.name)
 
 
 def fit(

@@ -83,6 +83,14 @@ def locate_bundle(path: Path) -> Path:
             why="convworks reads safetensors and JSON only",
             try_=f"convworks import {path} --model NAME --out DIR",
         )
+    if is_ensemble(path):
+        raise ConvworksError(
+            "A479",
+            f"{path.name} is an ensemble of several networks, and this needs a single one",
+            where=str(path),
+            why="its answer is that of all members together",
+            try_=f"the same with one of its members, such as {path / 'members' / '00'}",
+        )
     for candidate in (path / "model", path):
         if (candidate / "model.json").is_file():
             return candidate
@@ -162,3 +170,16 @@ def _check_info(info: Any, folder: Path) -> None:
     )
     if not sound:
         raise ConvworksError("A414", "the model is damaged: model.json lacks a part", where=str(folder))
+
+
+def is_ensemble(path: Path) -> bool:
+    """Whether a folder is an ensemble; `flows.ensemble_bundle` reads it."""
+    return (path / "ensemble.json").is_file()
+
+
+def manifest_of(bundle: Path) -> Path | None:
+    """The manifest of the run that a bundle or one of its snapshots lies in."""
+    run = bundle.parent.parent if bundle.parent.name == "snapshots" else bundle.parent
+    own = bundle.parent.name == "snapshots" or bundle.name in ("model", "model-recalibrated")
+    file = run / "manifest.jsonl"
+    return file if own and file.is_file() else None

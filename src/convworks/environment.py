@@ -33,6 +33,11 @@ def is_offline(flag: bool) -> bool:
     return flag or os.environ.get("CONVWORKS_OFFLINE", "").strip().lower() not in NO
 
 
+def wants_kernels() -> bool:
+    """Not where CONVWORKS_NATIVE is 0, no, false or off. It counts when a plan is made, and is kept in it."""
+    return os.environ.get("CONVWORKS_NATIVE", "1").strip().lower() not in NO
+
+
 def wants_colour() -> bool:
     """Not where NO_COLOR is set (no-color.org) or the terminal is a dumb one."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

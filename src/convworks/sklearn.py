@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, Self
@@ -37,15 +37,13 @@ from convworks.data.augment import DRAWS, Augment, inverse_affine
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
 from convworks.evaluation.inference import predict_probabilities
-from convworks.flows.prepare import optimizer_for, schedule_for, step_settings
+from convworks.flows.array_training import initialise_from_seed, loss_curve
 from convworks.randomness import derive_seed, permutation, uniform
 from convworks.recipes.defaults import recipe as named_recipe
 from convworks.recipes.defaults import recipe_for
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import build
-from convworks.training.ema import WeightAverage
-from convworks.training.loop import NotFiniteError, Numerics, Position, train_epoch, weights_are_finite
-from convworks.training.schedule import Plateau
+from convworks.training.loop import Numerics
 
 __all__ = ["ArrayPreprocess", "ConvNetClassifier"]
 
@@ -325,61 +323,14 @@ class ConvNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features = X.ndim == 2 and self.image_shape is None
         image = _image_of(X.shape[1:], self.image_shape)
         network, size = self._built(recipe, image)
+        initialise_from_seed(network, recipe)
         near = all(SHORT_OF * there <= here <= there for here, there in zip(image, size, strict=False))
         canvas = size if near else image[:2]
         mean, std = _measured(X, image, canvas, "per-feature" if features else recipe.normalize)
         preprocess = ArrayPreprocess(X.shape[1:], image, canvas, size, mean, std)
         policy = NOTHING if features else Augment(**asdict(recipe.augment))
+        policy.require_simple("the scikit-learn estimator")
         batches = _Batches(X, labels, preprocess, batch=recipe.batch, seed=recipe.seed, policy=policy)
-        self.loss_curve_ = _loss_curve(network, batches, recipe, len(self.classes_))
+        self.loss_curve_ = loss_curve(network, batches, torch.from_numpy(labels), recipe, len(self.classes_))
         self.n_iter_ = len(self.loss_curve_)
         self.network_, self.preprocess_ = network.eval(), preprocess
-
-
-def _loss_curve(network: nn.Module, batches: _Batches, recipe: Recipe, classes: int) -> list[float]:
-    """Train in place and return the mean loss of each epoch. Raises N601 where the training diverges."""
-    settings = step_settings(recipe, torch.from_numpy(batches.labels), classes, "cpu")
-    optimizer = optimizer_for(recipe, network)
-    average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
-    spec = recipe.schedule
-    schedule = schedule_for(recipe, batches.steps)
-    drops = Plateau(spec.patience, spec.max_drops if spec.name == "plateau" else 0, spec.factor)
-    position, best, waited = Position(), -1.0, 0
-    losses: list[float] = []
-    while position.epoch < recipe.epochs and waited != recipe.early_stopping:
-        steps = train_epoch(
-            network,
-            batches,
-            optimizer,
-            position=position,
-            schedule=schedule,
-            settings=replace(settings, lr=settings.lr * drops.multiplier),
-            numerics=Numerics(),
-            average=average,
-        )
-        try:
-            for _ in steps:
-                pass
-        except NotFiniteError as problem:
-            raise _diverged(problem.what, problem.step, recipe) from problem
-        accuracy = position.correct / position.seen
-        best, waited = (accuracy, 0) if accuracy > best else (best, waited + 1)
-        drops = drops.after_epoch(accuracy)
-        losses.append(position.loss_sum / position.seen)
-        position.next_epoch()
-    if average is not None:
-        network.load_state_dict(average.average)
-    if not weights_are_finite(network):
-        raise _diverged("a weight", position.step, recipe)
-    network.zero_grad(set_to_none=True)
-    return losses
-
-
-def _diverged(what: str, step: int, recipe: Recipe) -> ConvworksError:
-    lr = recipe.optimizer.lr
-    return ConvworksError(
-        "N601",
-        f"{what} is not finite at step {step} (learning rate {lr:g})",
-        why="the training diverged, and there is no classifier",
-        try_=f"ConvNetClassifier({recipe.model!r}, lr={lr / 10:g})",
-    )

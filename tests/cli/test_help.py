@@ -18,11 +18,19 @@ from convworks.cli.parse import parse
 
 NAMES = [name for name, _, _ in VERBS]
 OWN_MEANING = {  # a file to write; sizes and numbers of an input; the images themselves
+    ("augment", "out"),
+    ("check", "model"),
+    ("check", "out"),
+    ("ensemble", "weights"),
     ("exercise", "out"),
     ("export", "out"),
     ("explain", "input"),
     ("cost", "data"),
     ("trace", "input"),
+    ("features", "out"),
+    ("lr-find", "out"),
+    ("lr-find", "steps"),
+    ("lr-plot", "out"),
 }
 HEAVY = ("torch", "numpy", "tyro", "rich", "pydantic", "PIL", "matplotlib", "sklearn", "jinja2")
 PROBE = """

@@ -46,7 +46,7 @@ def test_training_tells_a_story_and_ends_with_the_answer(
     assert ran.status == 0
     story = ran.err.splitlines()
     starts = [line.split("  ")[0] for line in story if line and line[0] not in " "]
-    assert starts == ["I found", "I will", "settings", "run", "epoch", "1/3", "2/3", "3/3"]
+    assert starts == ["I found", "I will", "settings", "recipe", "run", "epoch", "1/3", "2/3", "3/3"]
     assert "val        accuracy" in ran.out
     assert "next       convworks predict runs/photos-mlp128-02 PATH" in ran.out
     assert (world / "runs" / "photos-mlp128-02" / "report.html").is_file()

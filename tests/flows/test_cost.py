@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ import torch
 from convworks import models
 from convworks.anatomy import trace
 from convworks.flows import cost as flow
-from convworks.flows.cost import Cost, estimate, fitting_batch, measure
+from convworks.flows.cost import Cost, count_images, estimate, fitting_batch, measure
+from convworks.flows.prepare import DataRequest
+from convworks.flows.train import TrainRequest, train
 from convworks.recipes.defaults import resolve_named
 
 
@@ -75,3 +79,35 @@ def test_times_are_taken_for_every_image_of_every_epoch() -> None:
     assert cost.epoch_seconds == pytest.approx(900 * 0.01 + 100 * 0.002)
     assert cost.run_seconds == pytest.approx(7 * 9.2)
     assert replace(cost, counts=None).run_seconds is None
+
+
+def test_a_named_recipes_time_is_predicted(tmp_path: Path) -> None:
+    """Within a factor of four, on a machine that does other things too: the epochs of a real training."""
+    settings = {
+        "epochs": 3,
+        "threads": 1,
+        "device": "cpu",
+        "precision": "fp32",
+        "memory_format": "contiguous",
+    }
+    resolved = resolve_named("lenet5_modern", flags={**settings, "workers": 0})
+    data = DataRequest(location="digits", cache=tmp_path / "cache")
+    counts, resolved = count_images(data, resolved)
+    with torch.device("meta"):
+        network = models.create("lenet5_modern", num_classes=10, in_channels=1, input_size=counts.image[1:])
+        rows = trace(network, counts.image)
+    cost = estimate(resolved, rows, image=counts.image, classes=10, counts=counts)
+    timing = measure(cost)
+    assert not isinstance(timing, str)
+    predicted = replace(cost, timing=timing).run_seconds
+    for _ in train(TrainRequest(data=data, resolved=resolved, out=tmp_path / "runs", name="run")):
+        pass
+    lines = map(json.loads, (tmp_path / "runs" / "run" / "timing.jsonl").read_text().splitlines())
+    taken = sum(each["wall_seconds"] for each in lines if each["event"] == "epoch")
+    assert predicted is not None
+    assert taken / 4 < predicted < 4 * taken
+
+
+def test_rmsprop_keeps_a_mean_square_and_a_momentum() -> None:
+    assert made(**{"optimizer.name": "rmsprop"}).states == 2
+    assert made(**{"optimizer.name": "rmsprop", "optimizer.momentum": 0.0}).states == 1

@@ -112,7 +112,10 @@ def test_assignments(text: str, expected: tuple[str, object]) -> None:
         ("optimizer.lr=nan", r"U112"),
         ("optimizer.lr=-1", r"U112.*greater than 0"),
         ("optimizer.momentum=1", r"U112.*less than 1"),
-        ("schedule.name=linear", r"U112.*'constant', 'step', 'plateau', 'cosine' or 'one-cycle'"),
+        (
+            "schedule.name=linear",
+            r"U112.*'constant', 'step', 'plateau', 'exponential', 'cosine', 'warm-restarts' or 'one-cycle'",
+        ),
         ("model_options.x=[1]", r"U112"),
         ("augment.flip=perhaps", r"U112.*augment.flip"),
         ("seed=-1", r"U112"),
@@ -174,3 +177,30 @@ def test_a_small_set_gets_smaller_batches_and_more_epochs_unless_told() -> None:
     assert adapt_to_size(resolve_named("fastnet"), 800) == resolve_named("fastnet")  # asked for by name
     short = adapt_to_size(resolve_named(None, flags={"epochs": 3}), 800)
     assert (short.recipe.batch, short.recipe.epochs, short.sources["epochs"]) == (32, 3, "flag")
+
+
+def inline_base() -> Recipe:
+    return resolve(base=Recipe(), base_name="x", assignments=("optimizer.group_decay={fc9=1}",)).recipe
+
+
+def test_weight_decay_of_parts_is_a_table_of_names(tmp_path: Path) -> None:
+    config = tmp_path / "a.toml"
+    config.write_text("[optimizer.group_decay]\nfc6 = 0.1\n[optimizer.group_decay.conv1]\nconv1_1 = 0.3\n")
+    words = ("optimizer.group_decay.fc7=0.2", "optimizer.group_decay.conv2.conv2_1=0.4")
+    found = resolve(base=Recipe(), base_name="x", config=config, assignments=words)
+    assert found.recipe.optimizer.group_decay == {
+        "fc6": 0.1,
+        "conv1.conv1_1": 0.3,
+        "fc7": 0.2,
+        "conv2.conv2_1": 0.4,
+    }
+    assert found.sources["optimizer.group_decay"] == "--set"
+    assert from_dict(to_dict(found.recipe)) == found.recipe
+    again = resolve(base=inline_base(), base_name="x", config=config)  # a table takes the place of a table
+    assert again.recipe.optimizer.group_decay == {"fc6": 0.1, "conv1.conv1_1": 0.3}
+    inline = resolve(base=found.recipe, base_name="x", assignments=("optimizer.group_decay={fc8=0.5}",))
+    assert inline.recipe.optimizer.group_decay == {"fc8": 0.5}
+    for bad in ("optimizer.group_decay.fc6=-1", "optimizer.group_decay.fc6=much", "optimizer.group_decay=1"):
+        with pytest.raises(ConvworksError) as caught:
+            resolve(base=Recipe(), base_name="x", assignments=(bad,))
+        assert caught.value.code == "U112", bad

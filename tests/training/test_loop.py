@@ -144,7 +144,7 @@ def test_accumulation_equals_the_big_batch(parts: int, weighted: bool) -> None:
         optimizer = make_optimizer("sgd", network, lr=0.1)
         x, y, rows = loader.parts[0]
         settings = replace(SETTINGS, accumulate=accumulate, class_weights=weights, label_smoothing=0.1)
-        loss, _ = accumulate_gradients(
+        loss, _, _ = accumulate_gradients(
             network, optimizer, Batch(x=x.double(), y=y, rows=rows), settings, Numerics()
         )
         gradients.append([loss, *[p.grad.clone() for p in network.parameters()]])

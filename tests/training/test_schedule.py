@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from convworks.training.schedule import Plateau, make_schedule
+from convworks.training.schedule import Plateau, cycle_ends, make_schedule, scaled_rate
 
 
 def test_constant() -> None:
@@ -43,8 +43,10 @@ def test_warmup_is_a_line_from_zero() -> None:
 
 
 def test_schedules_are_pure_functions_of_the_step() -> None:
-    for name in ("constant", "step", "cosine", "one-cycle"):
-        schedule = make_schedule(name, total_steps=50, warmup=0.2, milestones=(0.5,))
+    for name in ("constant", "step", "cosine", "one-cycle", "exponential", "warm-restarts", "plateau"):
+        schedule = make_schedule(
+            name, total_steps=50, steps_per_epoch=5, warmup=0.2, milestones=(0.5,), cycle=3, cycle_growth=1.5
+        )
         forward = [schedule(step) for step in range(50)]
         backward = [schedule(step) for step in reversed(range(50))]
         assert forward == backward[::-1]
@@ -59,3 +61,80 @@ def test_plateau_drops_three_times_at_the_most() -> None:
     # 0.6 is waited for once, then the rate drops; 0.7 is an improvement; then two more drops and no fourth.
     assert multipliers[:9] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
     assert multipliers[-1] == pytest.approx(0.001)
+
+
+def test_googlenet_falls_by_four_per_cent_every_eight_epochs() -> None:
+    steps = 7
+    schedule = make_schedule(
+        "exponential",
+        total_steps=40 * steps,
+        steps_per_epoch=steps,
+        factor=0.96,
+        every=8,
+        staircase=True,
+    )
+    expected, rate = [], 1.0
+    for epoch in range(40):
+        if epoch and epoch % 8 == 0:
+            rate *= 0.96
+        expected += [rate] * steps
+    assert [schedule(step) for step in range(40 * steps)] == pytest.approx(expected, rel=1e-12)
+    assert len(set(expected)) == 5
+
+
+def test_exponential_reaches_its_factor_once_in_every_period() -> None:
+    schedule = make_schedule("exponential", total_steps=100, steps_per_epoch=10, factor=0.5, every=2.5)
+    for step in range(100):
+        assert schedule(step) == pytest.approx(math.exp(math.log(0.5) * step / 25))
+    stairs = make_schedule(
+        "exponential", total_steps=100, steps_per_epoch=10, factor=0.5, every=0.1, staircase=True
+    )
+    assert [stairs(step) for step in range(4)] == pytest.approx([1, 0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize(("cycle", "growth", "final"), [(10, 1.0, 0.0), (1, 2.0, 0.0), (3, 1.5, 0.05)])
+def test_warm_restarts_by_a_plain_loop(cycle: int, growth: float, final: float) -> None:
+    """Equation 5: T_cur counts up from every restart and T_i grows by T_mult."""
+    epochs, per_epoch = 40, 6
+    schedule = make_schedule(
+        "warm-restarts",
+        total_steps=epochs * per_epoch,
+        steps_per_epoch=per_epoch,
+        cycle=cycle,
+        cycle_growth=growth,
+        final=final,
+    )
+    t_cur, number, restarts = 0, 0, []
+    for step in range(epochs * per_epoch):
+        length = round(cycle * growth**number) * per_epoch
+        if t_cur == length:
+            t_cur, number = 0, number + 1
+            length = round(cycle * growth**number) * per_epoch
+            restarts.append(step // per_epoch)
+        expected = final + 0.5 * (1 - final) * (1 + math.cos(math.pi * t_cur / length))
+        assert schedule(step) == pytest.approx(expected, abs=1e-12)
+        t_cur += 1
+    ends = cycle_ends(epochs, cycle=cycle, growth=growth)
+    assert [end for end in ends if end < epochs] == restarts
+
+
+def test_cycles_that_fit() -> None:
+    assert cycle_ends(40, cycle=10) == (10, 20, 30, 40)
+    assert cycle_ends(39, cycle=10) == (10, 20, 30)
+    assert cycle_ends(31, cycle=1, growth=2.0) == (1, 3, 7, 15, 31)
+    assert cycle_ends(5, cycle=10) == ()
+    assert cycle_ends(0, cycle=10) == ()
+
+
+def test_linear_scaling() -> None:
+    assert scaled_rate(0.1, batch=1024, reference_batch=256) == pytest.approx(0.4)  # Goyal et al. 2017
+    assert scaled_rate(0.1, batch=32, reference_batch=128) == pytest.approx(0.025)
+    assert scaled_rate(0.1, batch=1024, reference_batch=None) == 0.1
+
+
+def test_alexnets_rate_ends_at_a_thousandth() -> None:
+    """0.01, divided by ten three times before the end: 1e-5."""
+    plateau = Plateau(patience=3, max_drops=3, factor=0.1)
+    for _ in range(90):
+        plateau = plateau.after_epoch(0.4)
+    assert 0.01 * plateau.multiplier == pytest.approx(1e-5)

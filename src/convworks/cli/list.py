@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convworks.runs import Run
 
 Row = dict[str, Any]
-Kind = Literal["models", "recipes", "datasets", "runs", "errors"]
+Kind = Literal["models", "recipes", "datasets", "protocols", "runs", "errors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ListFlags(OutputFlags):
     """What to list."""
 
     what: Annotated[Kind, Shown("WHAT", "models", positional=True)]
-    """models, recipes, datasets, runs or errors"""
+    """models, recipes, datasets, protocols, runs or errors"""
     out: Annotated[Path, Shown("DIR", "runs")] = Path("runs")
     """folder of the runs"""
     data: Annotated[Path | None, Shown("DIR", "~/data")] = None
@@ -66,15 +66,13 @@ def _models(args: ListFlags) -> list[Row]:
 
 
 def _recipes(args: ListFlags) -> list[Row]:
-    from convworks.recipes.defaults import names, recipe
+    from convworks.recipes.defaults import entry, names
 
-    rows = []
-    for name in names():
-        row = recipe(name)
-        optimizer = f"{row.optimizer.name} {row.optimizer.lr:g}"
-        facts = {"epochs": row.epochs, "batch": row.batch, "optimizer": optimizer}
-        rows.append({"name": name, "model": row.model, **facts, "schedule": row.schedule.name})
-    return rows
+    rows: list[Row] = []
+    for each in map(entry, names()):
+        facts = {"name": each.name, "source": each.source, "model": each.recipe.model, "data": each.data}
+        rows.append({**facts, "claim": each.claim})
+    return sorted(rows, key=lambda row: row["source"] != "ours")  # ours first, each part by name
 
 
 def _datasets(args: ListFlags) -> list[Row]:
@@ -91,6 +89,20 @@ def _datasets(args: ListFlags) -> list[Row]:
             where = "to be downloaded" if problem.code == "D161" else problem.what
         size = f"{row.size / 1e6:.1f} MB"
         rows.append({"name": name, "where": where, "size": size, "citation": row.citation})
+    return rows
+
+
+def _protocols(args: ListFlags) -> list[Row]:
+    from convworks.evaluation.protocols import LADDERS, PROTOCOLS
+
+    rows: list[Row] = []
+    for each in PROTOCOLS.values():
+        scales = "/".join(map(str, each.scales))
+        facts = {"protocol": each.name, "views": each.views, "scales at 224": scales, "source": each.source}
+        rows.append({**facts, "what": each.averaging if each.parts else each.summary})
+    for name, parts in LADDERS.items():
+        facts = {"protocol": name, "views": "", "scales at 224": "", "source": "several, one after the other"}
+        rows.append({**facts, "what": ", ".join(parts)})
     return rows
 
 
@@ -145,6 +157,7 @@ LISTS: dict[str, Callable[[ListFlags], list[Row]]] = {
     "models": _models,
     "recipes": _recipes,
     "datasets": _datasets,
+    "protocols": _protocols,
     "runs": _runs,
     "errors": _errors,
 }

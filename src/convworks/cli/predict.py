@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le, Lt
 
 from convworks.cli.console import Console, clean
 from convworks.cli.flags import OutputFlags, Shown, Verb
@@ -16,7 +16,7 @@ from convworks.cli.text import count
 from convworks.errors import EXIT_INTERRUPTED, EXIT_OK, ConvworksError
 
 if TYPE_CHECKING:
-    from convworks.flows.predict import Prediction
+    from convworks.flows.predict import Prediction, Predictor
 
 MOST_NAMES = 3
 
@@ -35,6 +35,12 @@ class PredictFlags(OutputFlags):
     """write the rows into a file as well"""
     top: Annotated[int, Shown("N", "3"), Ge(1)] = 2
     """classes named for each image"""
+    threshold: Annotated[float | Literal["auto"] | None, Shown("P", "0.9"), Ge(0), Le(1)] = None
+    """`abstain` below this probability; auto: by --max-error"""
+    max_error: Annotated[float, Shown("SHARE", "0.05"), Ge(0), Lt(1)] = 0.05
+    """auto: wanted error among the answered, by validation"""
+    calibrated: bool = False
+    """probabilities at the temperature fitted on validation"""
 
 
 def run(args: PredictFlags, console: Console) -> int:
@@ -47,7 +53,10 @@ def run(args: PredictFlags, console: Console) -> int:
     with StopRequest() as stop:
         from convworks.flows.predict import load, predict_paths
 
-        predictor = load(args.model)
+        predictor = load(
+            args.model, calibrated=args.calibrated, threshold=args.threshold, max_error=args.max_error
+        )
+        _say_how(predictor, args, console)
         top = min(args.top, len(predictor.classes_))
         rows: list[Prediction] = []
         printer = _Printer(args.format, top, console)
@@ -74,6 +83,8 @@ def header(top: int) -> list[str]:
 def cells(row: Prediction, top: int) -> list[Any]:
     """The values of one row, in the order of the header."""
     answers: list[Any] = [value for answer in row.top for value in answer]
+    if row.abstained:
+        answers[0] = row.label
     return [row.path, *(answers or [None] * (2 * top)), row.error]
 
 
@@ -101,8 +112,30 @@ class _Printer:
 def _words(row: Prediction) -> Iterator[str]:
     if row.error:
         yield f"unreadable: {row.error}"
+    if row.abstained:
+        yield "abstain"
     for name, probability in row.top:
         yield f"{clean(name)} {probability:.3f}"
+
+
+def _say_how(predictor: Predictor, args: PredictFlags, console: Console) -> None:
+    """The temperature and the threshold, and where they come from."""
+    stored = predictor.bundle.info.get("abstention")
+    split = stored.get("split", "val") if isinstance(stored, dict) else "val"
+    if predictor.temperature is not None:
+        console.say(f"probabilities at temperature {predictor.temperature:.3f}, fitted on {split}")
+    if args.threshold == "auto":
+        from convworks.flows.certainty import threshold_of
+
+        bundle = predictor.bundle
+        curve, point = threshold_of(
+            bundle.info, error=args.max_error, calibrated=args.calibrated, where=bundle.path
+        )
+        low, high = point.interval
+        console.say(
+            f"abstaining below {point.threshold:.3f}: on {split} {curve.coverage(point):.0%} of {curve.n:,} "
+            f"images were answered, {point.error:.3f} of them wrong (95 % {low:.3f}-{high:.3f})"
+        )
 
 
 def _report_unreadable(rows: list[Prediction]) -> None:
@@ -121,7 +154,7 @@ def _report_unreadable(rows: list[Prediction]) -> None:
 VERB = Verb(
     name="predict",
     flags=PredictFlags,
-    main=("format", "csv", "top", "json", "quiet"),
+    main=("format", "csv", "top", "threshold", "max_error", "calibrated", "json", "quiet"),
     examples=(
         "convworks predict runs/photos-fastnet-01 new.jpg",
         "convworks predict runs/photos-fastnet-01 holiday/ --csv predictions.csv",

@@ -95,6 +95,7 @@ class Renderer:
             self._block("", line)
         for number, text in enumerate(settings_texts(event, everything=self.console.verbose)):
             self._block("settings" if number == 0 else "", text)
+        self._block("recipe", clean(event.compliance.removeprefix("recipe ")))
         whole = event.seconds_per_epoch * event.epochs
         self._block(
             "",

@@ -1,4 +1,4 @@
-"""`convworks report RUN`."""
+"""`convworks report RUN ...`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from annotated_types import Ge, Le
+
 from convworks import environment
 from convworks.cli.console import Console
 from convworks.cli.flags import OutputFlags, Shown, Verb
 from convworks.cli.text import folder
-from convworks.errors import EXIT_OK
+from convworks.errors import EXIT_OK, ConvworksError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFlags(OutputFlags):
-    """Which run."""
+    """Which runs, and what to write."""
 
-    run: Annotated[Path, Shown("RUN", "runs/photos-fastnet-01", positional=True)]
-    """folder of a run"""
+    runs: Annotated[tuple[Path, ...], Shown("RUN", "runs/photos-fastnet-01", positional=True)]
+    """folder of a run; of several, a comparison is written"""
+    card: bool = False
+    """write RUN/model-card.md in place of the page"""
+    out: Annotated[Path | None, Shown("FILE", "comparison.html")] = None
+    """where a comparison goes [comparison.html]"""
+    human_error: Annotated[float | None, Shown("PERCENT", "1.16"), Ge(0), Le(100)] = None
+    """errors of people on such images, for comparison"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
     """of downloads and prepared images [$CONVWORKS_CACHE]"""
 
 
 def run(args: ReportFlags, console: Console) -> int:
-    """Write RUN/report.html again from the files of the run."""
-    from convworks.flows.report import rewrite_report
+    """Write RUN/report.html again from the files of the run, or compare runs on one page."""
+    from convworks.flows.report import rewrite_report, write_card, write_comparison
 
-    path, missing = rewrite_report(args.run, cache=environment.cache_folder(args.cache))
+    _check(args)
+    cache, missing = environment.cache_folder(args.cache), ""
+    if args.card:
+        path = write_card(args.runs[0])
+    elif len(args.runs) > 1:
+        path, missing = write_comparison(args.runs, args.out or Path("comparison.html"), cache=cache)
+    else:
+        share = None if args.human_error is None else args.human_error / 100
+        path, missing = rewrite_report(args.runs[0], cache=cache, human_error=share)
     if missing:
         console.warn(f"without pictures: {missing}")
     console.document({"report": path})
@@ -35,10 +51,29 @@ def run(args: ReportFlags, console: Console) -> int:
     return EXIT_OK
 
 
+def _check(args: ReportFlags) -> None:
+    """Raises U287 for a flag that does not go with the number of runs."""
+    first = folder(args.runs[0])
+    if len(args.runs) > 1:
+        for flag, given in {"--card": args.card, "--human-error": args.human_error is not None}.items():
+            if given:
+                raise ConvworksError("U287", f"{flag} is for one run alone", try_=f"convworks report {first}")
+    elif args.out is not None:
+        raise ConvworksError(
+            "U287",
+            "--out is for a comparison of several runs",
+            why="the page of a single run lies in its folder",
+            try_=f"convworks report {first}",
+        )
+
+
 VERB = Verb(
     name="report",
     flags=ReportFlags,
-    main=("cache", "json", "quiet"),
-    examples=("convworks report runs/photos-fastnet-01", "convworks report runs/photos-fastnet-01 --json"),
+    main=("card", "out", "human_error", "cache", "json", "quiet"),
+    examples=(
+        "convworks report runs/photos-fastnet-01",
+        "convworks report runs/photos-fastnet-01 runs/photos-resnet18-01",
+    ),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""`convworks show NAME` for a model or a recipe, `convworks show RUN` for a run."""
+"""`convworks show NAME` for a model or a recipe, `show recipe NAME` for a recipe, `show RUN` for a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from convworks.cli.architecture import (
 from convworks.cli.console import Console
 from convworks.cli.flags import Shown, Verb
 from convworks.cli.networks import Network, NetworkFlags, find_run, network_of
+from convworks.cli.recipe_card import document as recipe_document
+from convworks.cli.recipe_card import setting_rows, show_citation, show_recipe
 from convworks.cli.text import folder, fraction
 from convworks.errors import EXIT_OK, ConvworksError
 
 if TYPE_CHECKING:
-    from convworks.recipes.recipe import Recipe
+    from convworks.recipes.published import PublishedRecipe
     from convworks.runs import Run
 
 
@@ -29,7 +31,11 @@ class ShowFlags(NetworkFlags):
     """What to show."""
 
     subject: Annotated[str, Shown("NAME|RUN", "lenet5", positional=True)]
-    """a model, a recipe, or the folder of a run"""
+    """a model, a recipe, or the folder of a run; recipe NAME"""
+    name: Annotated[str | None, Shown("NAME", "alexnet2012", positional=True)] = None
+    """the recipe, after the word recipe"""
+    cite: bool = False
+    """only the citation of a recipe, as BibTeX"""
     write: Annotated[Path | None, Shown("FILE", "layers.svg")] = None
     """the layers as .svg (a picture), .md, .csv or .json"""
     kilo: Annotated[Literal[1000, 1024] | None, Shown("N", "1024")] = None
@@ -46,14 +52,40 @@ def run(args: ShowFlags, console: Console) -> int:
     if args.write is not None:
         check_target(args.write)
     name = args.subject
+    if args.cite or args.name is not None or (name == "recipe" and not _is_run(name, args)):
+        return _recipe_alone(args, console)
     if name not in models.names() and name not in defaults.names():
         return _show_run(find_run(name, args.out), args, console)
     parts: dict[str, Any] = {}
     if name in models.names():
         parts["model"] = _show_model(args, console)
     if name in defaults.names():
-        parts["recipe"] = _show_recipe(name, defaults.recipe(name), console)
+        whole = show_recipe if not parts else _recipe_in_short
+        parts["recipe"] = whole(defaults.entry(name), console)
     console.document(parts)
+    return EXIT_OK
+
+
+def _is_run(name: str, args: ShowFlags) -> bool:
+    return Path(name).exists() or (args.out / name).exists()
+
+
+def _recipe_alone(args: ShowFlags, console: Console) -> int:
+    """`show recipe NAME`, and `--cite`. Raises U004 without a name, U005 for another word before it."""
+    from convworks.recipes import defaults
+
+    if args.name is not None and args.subject != "recipe":
+        raise ConvworksError(
+            "U005",
+            f"show takes one name, and got '{args.subject}' and '{args.name}'",
+            where="two names are for a recipe: convworks show recipe NAME",
+            try_=f"convworks show {args.subject}",
+        )
+    name = args.name or args.subject
+    if name == "recipe":
+        raise ConvworksError("U004", "show recipe needs NAME", try_="convworks show recipe alexnet2012")
+    show = show_citation if args.cite else show_recipe
+    console.document({"recipe": show(defaults.entry(name), console)})
     return EXIT_OK
 
 
@@ -85,16 +117,12 @@ def _layers(net: Network, args: ShowFlags, console: Console) -> None:
         write_architecture(args.write, net, columns, console)
 
 
-def _show_recipe(name: str, recipe: Recipe, console: Console) -> dict[str, Any]:
-    from convworks.recipes.recipe import Recipe as Plain
-    from convworks.recipes.recipe import leaves
-    from convworks.recipes.resolve import to_dict
-
-    usual = dict(leaves(Plain()))
-    chosen = [f"{key} {value}" for key, value in leaves(recipe) if console.verbose or value != usual[key]]
+def _recipe_in_short(entry: PublishedRecipe, console: Console) -> dict[str, Any]:
+    """Below the layers of a network of that name: the settings in one paragraph."""
+    chosen = [f"{key} {value}" for key, value, _ in setting_rows(entry, everything=console.verbose)]
     console.answer()
-    facts(console, {"recipe": ", ".join(chosen), "use": f"convworks train DATA --recipe {name}"})
-    return {"name": name, **to_dict(recipe)}
+    facts(console, {"recipe": ", ".join(chosen), "use": f"convworks train DATA --recipe {entry.name}"})
+    return recipe_document(entry)
 
 
 def _show_run(run: Run, args: ShowFlags, console: Console) -> int:
@@ -122,6 +150,7 @@ def _show_run(run: Run, args: ShowFlags, console: Console) -> int:
             "state": f"{'finished' if run.finished else 'not finished'}, {len(epochs)} epochs",
             **{split: _words(score) for split, score in scores.items()},
             "settings": ", ".join(chosen) or "defaults",
+            **({"recipe": record["compliance"].removeprefix("recipe ")} if "compliance" in record else {}),
             "command": " ".join(record.get("command", [])),
             "next": f"convworks {'predict' if run.finished else 'resume'} {folder(run.path)}"
             + (" PATH" if run.finished else ""),
@@ -161,7 +190,19 @@ def _words(score: dict[str, Any]) -> str:
 VERB = Verb(
     name="show",
     flags=ShowFlags,
-    main=("size", "channels", "classes", "set", "write", "kilo", "without_biases", "out", "json", "verbose"),
-    examples=("convworks show lenet5 --write lenet5.svg", "convworks show runs/photos-fastnet-01"),
+    main=(
+        "cite",
+        "size",
+        "channels",
+        "classes",
+        "set",
+        "write",
+        "kilo",
+        "without_biases",
+        "out",
+        "json",
+        "verbose",
+    ),
+    examples=("convworks show lenet5 --write lenet5.svg", "convworks show recipe alexnet2012"),
     run=run,
 )

@@ -14,6 +14,7 @@ from convworks.cli.console import Console
 from convworks.cli.flags import SEED_LIMIT, Shown, SourceFlags, Verb
 from convworks.cli.parse import spelled
 from convworks.cli.render import Renderer
+from convworks.cli.repeat import run_repeat, wanted
 from convworks.cli.signals import StopRequest
 from convworks.errors import EXIT_INTERRUPTED, EXIT_OK
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 SETTINGS = {
     "model": "model",
     "pretrained": "pretrained",
+    "init": "init",
+    "freeze": "transfer.freeze",
+    "unfreeze": "transfer.unfreeze",
     "epochs": "epochs",
     "lr": "optimizer.lr",
     "batch": "batch",
@@ -46,6 +50,12 @@ class TrainFlags(SourceFlags):
     """network, see: convworks list models [recipe's]"""
     pretrained: Annotated[str | None, Shown("FILE", "imagenet1k_v1")] = None
     """weights to begin with: .safetensors, run, imagenet1k_v1"""
+    init: Annotated[str | None, Shown("FILE", "runs/vgg-a")] = None
+    """layers of another network to begin with, by name and shape"""
+    freeze: Annotated[Literal["none", "backbone"] | None, Shown("PART", "backbone")] = None
+    """backbone: only the last stage learns, on stored features"""
+    unfreeze: Annotated[int | None, Shown("N", "2"), Ge(0)] = None
+    """one stage more learns after every N epochs, from the end"""
     recipe: Annotated[str | None, Shown("NAME", "fast")] = None
     """training procedure, see: convworks list recipes"""
     epochs: Annotated[int | None, Shown("N", "30"), Ge(1)] = None
@@ -76,6 +86,12 @@ class TrainFlags(SourceFlags):
     """auto, fp32 or bf16 [auto: what is faster here, measured]"""
     strict: bool = False
     """stop at the first unreadable image instead of leaving it out"""
+    seeds: Annotated[int | None, Shown("N", "5"), Ge(1)] = None
+    """train N times with other seeds: mean, spread, a committee"""
+    folds: Annotated[int | None, Shown("K", "5"), Ge(1)] = None
+    """K-fold cross-validation: every image validates once"""
+    bagging: Annotated[int | None, Shown("N", "5"), Ge(1)] = None
+    """train N times on images drawn with replacement"""
     rescue_dir: Annotated[Path | None, Shown("DIR", "~/rescue")] = None
     """where the model goes if the run's disk is full"""
     fresh: bool = False
@@ -98,8 +114,11 @@ def run(args: TrainFlags, console: Console) -> int:
             fresh=args.fresh,
             rescue=args.rescue_dir,
         )
+        several = wanted(args.seeds, args.folds, args.bagging)
         if args.dry_run:
             return _rehearse(request, console, stop)
+        if several is not None:
+            return run_repeat(request, *several, console=console, stop=stop)
         return show_all(train(request, should_stop=stop), Renderer(console))
 
 

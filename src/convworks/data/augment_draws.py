@@ -70,7 +70,7 @@ def draw(
     return Draws(
         boxes=boxes,
         shorter=shorter,
-        flipped=u[:, 2] < 0.5 if policy.flip else np.zeros(count, dtype=np.bool_),
+        flipped=_flipped(policy, u[:, 2], seed=seed, epoch=epoch, indices=indices),
         angle=policy.rotate * turns[:, 0],
         scale=policy.scale * turns[:, 1],
         shear=policy.shear * turns[:, 2],
@@ -83,6 +83,18 @@ def draw(
         alphas=alphas,
         hidden=hidden,
     )
+
+
+def _flipped(
+    policy: Augment, u: Numbers, *, seed: int, epoch: int, indices: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(B,) which images are mirrored."""
+    if not policy.flip:
+        return np.zeros(len(u), dtype=np.bool_)
+    if policy.flip_alternates:
+        first = uniform(seed, "first flip", 0, indices, 1)[:, 0] < 0.5
+        return first ^ bool(epoch % 2)
+    return u < 0.5
 
 
 def _boxes(

@@ -47,7 +47,8 @@ class Augment:
        - `rotate`, `shear` (degrees) and `scale` (a fraction): uniform in [-value, +value], about the centre
          of the window, bilinear. A scale of s magnifies by 1 + s; positive angles turn counter-clockwise;
        - `elastic`: Simard's alpha, with `elastic_sigma` pixels: a random field that moves every pixel;
-       - `flip`: left and right are exchanged with probability 1/2.
+       - `flip`: left and right are exchanged with probability 1/2; with `flip_alternates` in every second
+         epoch, for half of the images in the even ones.
        What lies outside the stored image is `fill`.
     2. `randaugment` operations of strength `magnitude`, from 0 to 10.
     3. `brightness`, `contrast`, `saturation`: factors uniform in [1 - value, 1 + value]; `hue`: moved by a
@@ -62,6 +63,7 @@ class Augment:
 
     shift: int = 0
     flip: bool = False
+    flip_alternates: bool = False
     rotate: float = 0.0
     scale: float = 0.0
     shear: float = 0.0
@@ -87,6 +89,7 @@ class Augment:
             value = getattr(self, name)
             self._require(name, type(value) in kinds and 0 <= value <= limit, wanted.format(limit))  # not NaN
         self._require("flip", isinstance(self.flip, bool), "true or false")
+        self._require("flip_alternates", isinstance(self.flip_alternates, bool), "true or false")
         self._require("aspect", 1 <= self.aspect <= 4, "a ratio from 1 to 4")
         self._require("elastic_sigma", 0 < self.elastic_sigma <= 100, "pixels, above 0 and up to 100")
         pair = self.scale_jitter

@@ -44,10 +44,17 @@ DEMOS: dict[str, Demo] = {
         Demo("activations", "one convnet with each activation function", "comparisons"),
         Demo("normalization", "none, response normalisation, batch norm, dropout", "comparisons"),
         Demo("dropout", "weight scaling against the mean over many masks", "comparisons"),
+        Demo("relu", "ReLU and tanh to 25 % training error, on raw and standardised pixels", "speed"),
+        Demo("batch_norm", "layers of sigmoids with and without batch norm: steps to accuracies", "speed"),
+        Demo("norm_order", "batch norm before and after ReLU, beside CaffeNet's numbers", "speed"),
+        Demo("regularization", "128 units, with L2, with sparsity: weights and activations", "regularizing"),
+        Demo("ablation", "what dropout, moved images and mixup bring, with intervals", "regularizing"),
+        Demo("optimizers", "five update rules on eight layers, at the same budget", "optimizers"),
         Demo("shifts", "shifted digits: a perceptron and a convnet", "translation"),
         Demo("pooling", "what pooling leaves unchanged, sees and saves", "translation"),
         Demo("equivariance", "a shifted input gives a shifted map", "translation"),
         Demo("series", "a one-dimensional convnet on sensor series", "sequences"),
+        Demo("transfer", "few images: random weights, and features of other classes", "transfer"),
         Demo("threads", "a batch split over threads", "parallel"),
     )
 }

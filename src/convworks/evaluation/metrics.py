@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convworks.errors import ConvworksError
+from convworks.evaluation.reliability import brier, expected_calibration_error
 
 Interval = tuple[float, float]
 
@@ -49,14 +50,22 @@ class Metrics:
     balanced_accuracy: float  # mean recall of the classes that have images
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]  # (K, K), rows are the true classes
+    brier: float | None = None  # see `reliability.brier`; None in records of before it was kept
+    ece: float | None = None  # expected calibration error, 15 bins of equal width
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(each.name for each in self.classes)
 
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that have an image or an answer."""
+        return float(np.mean([each.f1 for each in self.classes if each.f1 is not None]))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         tree = {each: getattr(self, each) for each in ("n", "top1", "top5", "loss", "balanced_accuracy")}
+        tree |= {"macro_f1": self.macro_f1, "brier": self.brier, "ece": self.ece}
         tree["top1_ci"] = list(self.top1_ci)
         tree["top5_ci"] = None if self.top5_ci is None else list(self.top5_ci)
         tree["classes"] = [{**asdict(each), "recall_ci": list(each.recall_ci)} for each in self.classes]
@@ -181,6 +190,8 @@ def measure(
         balanced_accuracy=float(np.mean([each.recall for each in scores if each.recall is not None])),
         classes=scores,
         confusion=confusion,
+        brier=brier(probabilities, labels),
+        ece=expected_calibration_error(probabilities, labels),
     )
 
 
@@ -263,4 +274,6 @@ def _parse(tree: Any) -> Metrics:
             for each in tree["classes"]
         ),
         confusion=confusion.astype(np.int64),
+        brier=None if tree.get("brier") is None else 2 * _share(tree["brier"] / 2, name="brier"),
+        ece=_maybe(tree.get("ece"), name="ece"),
     )

@@ -23,7 +23,13 @@ from convworks.anatomy import Memory, Row, memory, totals
 from convworks.data.loader import Batch
 from convworks.data.splits import assign_splits
 from convworks.data.store import available_memory, probe
-from convworks.flows.prepare import DataRequest, choose_geometry, optimizer_for
+from convworks.flows.prepare import (
+    DataRequest,
+    choose_geometry,
+    optimizer_for,
+    regularizers,
+    top_rate,
+)
 from convworks.recipes.defaults import adapt_to_size
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import Resolved
@@ -136,7 +142,7 @@ def estimate(
     recipe = resolved.recipe
     part = math.ceil(recipe.batch / recipe.accumulate)
     name = recipe.optimizer.name
-    states = 2 if name in {"adam", "adamw"} else int(recipe.optimizer.momentum > 0)
+    states = 2 if name in {"adam", "adamw"} else int(name == "rmsprop") + int(recipe.optimizer.momentum > 0)
     need = memory(rows, image, batch=part, optimizer_states=states)
     total = totals(rows)
     return Cost(
@@ -197,6 +203,7 @@ def measure(cost: Cost, *, progress: Callable[[str], None] = lambda _: None) -> 
             input_size=cost.image[1:],
             **recipe.model_options,
         )
+        regularizers(recipe).prepare(network)
         data = Batch(
             torch.randn(batch, *cost.image),
             torch.randint(cost.classes, (batch,)),
@@ -208,7 +215,7 @@ def measure(cost: Cost, *, progress: Callable[[str], None] = lambda _: None) -> 
                 network,
                 lambda trainee: optimizer_for(recipe, trainee),
                 data,
-                StepSettings(seed=0, lr=recipe.optimizer.lr, label_smoothing=recipe.label_smoothing),
+                _step_settings(recipe),
             )
             progress(f"training on {batch} random images")
             step = _median(one_step)
@@ -224,6 +231,16 @@ def measure(cost: Cost, *, progress: Callable[[str], None] = lambda _: None) -> 
         threads=threads,
         precision=numerics.precision,
         grown=max(0, _held(device) - before),
+    )
+
+
+def _step_settings(recipe: Recipe) -> StepSettings:
+    """Of one part of a batch, as the recipe trains it."""
+    return StepSettings(
+        seed=0,
+        lr=top_rate(recipe),
+        label_smoothing=recipe.label_smoothing,
+        regularizers=regularizers(recipe),
     )
 
 

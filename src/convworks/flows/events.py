@@ -42,6 +42,7 @@ class Will:
     plan: tuple[str, ...]  # the planner's choice and its reasons, a line each
     seconds_per_epoch: float
     settings: Mapping[str, tuple[Any, str]]  # dotted key -> (value, source), without the defaults
+    compliance: str = ""  # whether these are the paper's values, or in which they differ
     resumed_at: tuple[int, int] | None = None  # (epoch, step in the epoch), both counted from 1
     exact: str = ""  # what the resume promises: "exact", or "approximate: ..." with the reason
 

@@ -7,16 +7,21 @@ import copy
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from convworks import environment
 from convworks.durable import read_json, to_json, write_atomic
 from convworks.errors import ConvworksError
 from convworks.flows.prepare import Prepared, optimizer_for, step_settings, training_loader
+from convworks.layers.fused import fuse
 from convworks.machine import processor_name
+from convworks.ops.native.build import NOT_BUILT, find_compiler
+from convworks.ops.native.library import available, open_kernels
 from convworks.recipes.recipe import Recipe
 from convworks.training.allocator import keep_pages
 from convworks.training.loop import Numerics, StepSettings, accumulate_gradients
@@ -43,15 +48,43 @@ def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cac
     file = cache / "plans" / f"{key}.json" if cache is not None else None
     if file is not None and file.is_file():
         try:
-            return plan_from_dict(read_json(file))
+            return with_kernels(plan_from_dict(read_json(file)), cache=cache)
         except ConvworksError:
             file.unlink(missing_ok=True)
-    plan = _measure_plan(prepared, recipe, network, device)
+    plan = measure_plan(prepared, recipe, network, device, kernels_for(cache))
     if file is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, to_json(plan.to_dict()))
     return plan
+
+
+def kernels_for(cache: Path | None) -> Callable[[bool], str]:
+    """What makes the fused kernels ready for this process: '' where they are, else why there are none."""
+
+    def ready(compile_: bool) -> str:
+        if not environment.wants_kernels():
+            return "CONVWORKS_NATIVE=0"
+        if cache is None:
+            return "there is no cache folder to build them in"
+        missing = open_kernels(cache / "kernels", compile_=compile_)
+        late = missing == NOT_BUILT and not compile_
+        return "the run is too short to pay for building them" if late else missing
+
+    return ready
+
+
+def with_kernels(plan: Plan, *, cache: Path | None) -> Plan:
+    """The plan, its kernels loaded. Where they cannot be, torch's operators give the same to rounding."""
+    if plan.fused:
+        kernels_for(cache)(True)
+    return plan
+
+
+def differences_of(plan: Plan) -> list[str]:
+    """What this process computes in another way than the plan says, in words."""
+    lost = plan.fused and not available()
+    return ["the fused kernels of the plan cannot be used here"] if lost else []
 
 
 def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
@@ -73,11 +106,15 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         usable_cpus(),
         processor_name(),
         torch.__version__,
+        environment.wants_kernels() and find_compiler(),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _measure_plan(prepared: Prepared, recipe: Recipe, network: nn.Module, device: str) -> Plan:
+def measure_plan(
+    prepared: Prepared, recipe: Recipe, network: nn.Module, device: str, kernels: Callable[[bool], str]
+) -> Plan:
+    """Measure now, remember nothing. `kernels` as for `training.planner.make_plan`."""
     dataset = prepared.dataset
     train_rows = dataset.split_rows("train")
     settings = step_settings(
@@ -97,6 +134,7 @@ def _measure_plan(prepared: Prepared, recipe: Recipe, network: nn.Module, device
         batch_path=dataset.storage,
         allocator=keep_pages(),
         steps=plain.steps * recipe.epochs,
+        kernels=kernels,
     )
     if recipe.checkpoint_every:
         plan = dataclasses.replace(plan, checkpoint_every=recipe.checkpoint_every)
@@ -119,6 +157,8 @@ def _plan_workers(
     trainee = copy.deepcopy(network).to(plan.device)
     trainee = trainee.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
     trainee.train()
+    if plan.fused:
+        fuse(trainee)
     optimizer = optimizer_for(recipe, trainee)
     rates: dict[int, float] = {}
     run_seconds = recipe.epochs * len(prepared.dataset.split_rows("train")) / plan.images_per_second

@@ -6,19 +6,24 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convworks.bundle import Bundle, load_bundle
+from convworks.bundle import Bundle
 from convworks.data.decode import TRAIN_LIMITS, decode, read_file
 from convworks.data.folder import Folder
 from convworks.data.layout import is_image
 from convworks.data.sources import natural_key
 from convworks.errors import ConvworksError
+from convworks.evaluation.calibration import calibrated as at_temperature
+from convworks.evaluation.dropout_sampling import sampled_probabilities
 from convworks.evaluation.inference import predict_probabilities
+from convworks.evaluation.selective import WANTED, abstains
+from convworks.flows.certainty import temperature_of, threshold_of
+from convworks.flows.ensemble_bundle import Ensemble, EnsembleMember, load_model
 from convworks.flows.evaluate import BATCH, numerics_of
 from convworks.flows.prepare import evaluation_loader
 
@@ -32,15 +37,56 @@ class Prediction:
     probability: float | None
     top: tuple[tuple[str, float], ...]  # best first
     error: str = ""
+    abstained: bool = False  # too unsure: the label is "abstain", and `top` says what it would have been
+
+
+ABSTAIN = "abstain"
+
+
+class _Part:
+    """One network of a model, with its own arithmetic, input and preprocessing."""
+
+    def __init__(self, bundle: Bundle, samples: int = 0) -> None:
+        self.bundle, self.samples = bundle, samples
+        self.numerics = numerics_of(bundle)
+        self.network = bundle.network.to(memory_format=self.numerics.torch_memory_format)  # type: ignore[call-overload]
+
+    def fitted(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self.bundle.preprocess.geometry.fitted(pixels)
+
+    def probabilities(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+        images = torch.from_numpy(stored)
+        loader = evaluation_loader(
+            images,
+            torch.zeros(len(images), dtype=torch.int64),
+            np.arange(len(images), dtype=np.int64),
+            self.bundle.preprocess,
+            batch=BATCH,
+            numerics=self.numerics,
+            workers=0,
+        )
+        if self.samples:
+            return sampled_probabilities(self.network, loader, self.numerics, samples=self.samples)
+        return predict_probabilities(self.network, loader, self.numerics)
 
 
 class Predictor:
-    """A model ready to use: `predict` for labels, `predict_proba` for a matrix."""
+    """A model ready to use: `predict` for labels, `predict_proba` for a matrix.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.numerics = numerics_of(bundle)
-        self._network = bundle.network.to(memory_format=self.numerics.torch_memory_format)  # type: ignore[call-overload]
+    `bundle` is a single network or an ensemble, each member of which sees the images in its own way. With a
+    temperature the probabilities are the calibrated ones; below a threshold `predict` abstains.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | Ensemble,
+        *,
+        temperature: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self.bundle, self.temperature, self.threshold = bundle, temperature, threshold
+        single = (EnsembleMember("", bundle, 0),) if isinstance(bundle, Bundle) else bundle.members
+        self._parts = [_Part(member.bundle, member.samples) for member in single]
 
     @property
     def classes_(self) -> tuple[str, ...]:
@@ -52,27 +98,29 @@ class Predictor:
 
         Raises UnreadableImage (D12x) for a file that cannot be read, D210 for a value of another kind.
         """
-        geometry = self.bundle.preprocess.geometry
         if not len(images):
             return np.empty((0, len(self.classes_)), dtype=np.float32)
-        fitted = [geometry.fitted(to_pixels(image)) for image in images]
-        return self._probabilities(np.stack(fitted))
+        return self._probabilities([self._fitted(image) for image in images])
+
+    def _fitted(self, image: Any) -> list[NDArray[np.uint8]]:
+        """An image in the stored size of each network; the full picture is not kept."""
+        pixels = to_pixels(image)
+        return [part.fitted(pixels) for part in self._parts]
 
     def predict(self, images: Sequence[Any], *, top: int = 2) -> list[Prediction]:
         """One Prediction for each image; a file that cannot be read becomes a row with an error."""
-        geometry = self.bundle.preprocess.geometry
         rows: list[Prediction | None] = [None] * len(images)
-        fitted: list[NDArray[np.uint8]] = []
+        fitted: list[list[NDArray[np.uint8]]] = []
         places: list[int] = []
         for place, image in enumerate(images):
             name = str(image) if isinstance(image, str | Path) else f"image {place + 1}"
             try:
-                fitted.append(geometry.fitted(to_pixels(image)))
+                fitted.append(self._fitted(image))
                 places.append(place)
             except ConvworksError as problem:
                 rows[place] = Prediction(name, None, None, (), problem.what)
         if fitted:
-            for place, probabilities in zip(places, self._probabilities(np.stack(fitted)), strict=True):
+            for place, probabilities in zip(places, self._probabilities(fitted), strict=True):
                 image = images[place]
                 name = str(image) if isinstance(image, str | Path) else f"image {place + 1}"
                 rows[place] = self._row(name, probabilities, top)
@@ -81,20 +129,19 @@ class Predictor:
     def _row(self, name: str, probabilities: NDArray[np.float32], top: int) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
         best = tuple((self.classes_[int(k)], float(probabilities[k])) for k in order)
-        return Prediction(name, best[0][0], best[0][1], best)
+        unsure = abstains(best[0][1], self.threshold)
+        return Prediction(name, ABSTAIN if unsure else best[0][0], best[0][1], best, abstained=unsure)
 
-    def _probabilities(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
-        images = torch.from_numpy(stored)
-        loader = evaluation_loader(
-            images,
-            torch.zeros(len(images), dtype=torch.int64),
-            np.arange(len(images), dtype=np.int64),
-            self.bundle.preprocess,
-            batch=BATCH,
-            numerics=self.numerics,
-            workers=0,
-        )
-        return predict_probabilities(self._network, loader, self.numerics)
+    def _probabilities(self, fitted: Sequence[Sequence[NDArray[np.uint8]]]) -> NDArray[np.float32]:
+        """(N, K) for N images, each as every network stores it."""
+        answers = [
+            part.probabilities(np.stack([image[number] for image in fitted]))
+            for number, part in enumerate(self._parts)
+        ]
+        found = answers[0]
+        if isinstance(self.bundle, Ensemble):
+            found = self.bundle.combine(answers).astype(np.float32)
+        return found if self.temperature is None else at_temperature(found, self.temperature)
 
 
 def to_pixels(image: Any) -> NDArray[np.uint8]:
@@ -119,9 +166,25 @@ def to_pixels(image: Any) -> NDArray[np.uint8]:
     )
 
 
-def load(path: str | Path) -> Predictor:
-    """The model of a run folder or a bundle folder. Safe: safetensors and JSON, no pickle. Raises A41x."""
-    return Predictor(load_bundle(Path(path)))
+def load(
+    path: str | Path,
+    *,
+    calibrated: bool = False,
+    threshold: float | Literal["auto"] | None = None,
+    max_error: float = WANTED,
+) -> Predictor:
+    """The model of a run, bundle or ensemble folder. Safe: safetensors and JSON, no pickle. Raises A41x.
+
+    `calibrated`: probabilities at the temperature that was fitted on validation images. `threshold`: abstain
+    below that probability; "auto" takes the one with at most `max_error` among answered validation images.
+    Raises U270-U272 where the model cannot say them.
+    """
+    bundle = load_model(Path(path))
+    temperature = temperature_of(bundle.info, where=bundle.path) if calibrated else None
+    if threshold == "auto":
+        _, point = threshold_of(bundle.info, error=max_error, calibrated=calibrated, where=bundle.path)
+        threshold = point.threshold
+    return Predictor(bundle, temperature=temperature, threshold=threshold)
 
 
 def image_paths(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,20 @@ from convworks.data.augment import Augment
 from convworks.data.dataset import Dataset, build_dataset
 from convworks.data.loader import Loader
 from convworks.data.manifest import Manifest
+from convworks.data.partition import WHOLE, Partition, partition_from_dict
 from convworks.data.preprocess import Geometry, Preprocess
 from convworks.data.sources import Source, open_source
 from convworks.data.store import Probe, probe
 from convworks.errors import ConvworksError
 from convworks.randomness import derive_seed
-from convworks.recipes.recipe import Recipe
+from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.training.loop import Numerics, StepSettings
 from convworks.training.loss import balanced_weights
 from convworks.training.optimizer import make_optimizer
 from convworks.training.planner import usable_cpus
-from convworks.training.schedule import Schedule, make_schedule
+from convworks.training.regularizers import Regularizers
+from convworks.training.schedule import Schedule, make_schedule, scaled_rate
+from convworks.training.transfer import lr_scales
 
 PHOTO_SIZE = 64  # pixels a side for photographs, where neither recipe nor model says more
 
@@ -44,6 +47,7 @@ class DataRequest:
     offline: bool = False
     keep_empty: bool = False
     strict: bool = False
+    partition: Partition = WHOLE
 
     def open(self) -> Source:
         return open_source(
@@ -74,7 +78,8 @@ class DataRequest:
         paths = {
             key: str(value.absolute()) for key in ("data_root", "labels") if (value := getattr(self, key))
         }
-        return {"location": location, "keep_empty": self.keep_empty, "strict": self.strict, **paths}
+        parts = {"partition": self.partition.to_dict()} if self.partition != WHOLE else {}
+        return {"location": location, "keep_empty": self.keep_empty, "strict": self.strict, **paths, **parts}
 
 
 def request_from_dict(value: dict[str, Any], *, cache: Path, offline: bool) -> DataRequest:
@@ -88,8 +93,9 @@ def request_from_dict(value: dict[str, Any], *, cache: Path, offline: bool) -> D
             offline=offline,
             keep_empty=bool(value["keep_empty"]),
             strict=bool(value["strict"]),
+            partition=partition_from_dict(value.get("partition", {})),
         )
-    except (KeyError, TypeError) as problem:
+    except (KeyError, TypeError, ValueError) as problem:
         raise ConvworksError("A401", f"recipe.json does not say where the data is: {problem}") from problem
 
 
@@ -121,7 +127,7 @@ def choose_geometry(recipe: Recipe, found: Probe) -> Geometry:
     size = recipe.size or next(
         (s for s in (own, published) if _accepts(recipe, s, found.channels)), published
     )
-    stored = recipe.stored or size
+    stored = recipe.stored or stored_side(recipe.augment, size=size, native=native)
     if stored < size:
         raise ConvworksError(
             "U113",
@@ -138,13 +144,29 @@ def choose_geometry(recipe: Recipe, found: Probe) -> Geometry:
     return Geometry(size, size, 1 if found.channels == 1 else 3, fit, stored, stored)
 
 
+def stored_side(augment: AugmentSpec, *, size: int, native: int) -> int:
+    """At which side images are kept where the recipe does not say: larger than the input for random scales.
+
+    The centre of it is what the network sees at evaluation, so it is also the scale of the test. With a scale
+    jitter it is the middle of the range, 384 for [256, 512] (VGG's Q, section 3.2); with crops by area 8/7 of
+    the input, 256 for 224. Never more than the images have.
+    """
+    wanted = size
+    if augment.scale_jitter is not None:
+        wanted = sum(augment.scale_jitter) // 2
+    elif augment.area is not None:
+        wanted = size * 8 // 7
+    return max(size, min(wanted, native))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """Data in memory, its preprocessing, and how long that took."""
+    """Data in memory, its preprocessing, how long that took, and where the images themselves are."""
 
     dataset: Dataset
     preprocess: Preprocess
     seconds: float
+    request: DataRequest
 
 
 def prepare_data(
@@ -166,8 +188,9 @@ def prepare_data(
         dataset = build_dataset(
             source,
             geometry=geometry or choose_geometry(recipe, probe(source)),
-            seed=recipe.seed,
+            seed=recipe.seed if request.partition.seed is None else request.partition.seed,
             val_fraction=recipe.val_fraction,
+            partition=request.partition,
             cache=request.cache,
             threads=usable_cpus(),
             strict=request.strict,
@@ -181,19 +204,25 @@ def prepare_data(
         geometry=dataset.geometry,
         normalize=recipe.normalize,
     )
-    return Prepared(dataset, preprocess, time.perf_counter() - start)
+    return Prepared(dataset, preprocess, time.perf_counter() - start, request)
 
 
 def build_network(recipe: Recipe, classes: int, geometry: Geometry) -> nn.Module:
-    """The recipe's network with its initial weights, which depend on the seed alone."""
+    """The recipe's network with its initial weights, which depend on the seed alone.
+
+    Its dropout probabilities and the survival of its residual branches are the recipe's. Raises U21x where
+    `regularize` has nothing in this network to act on.
+    """
     torch.manual_seed(derive_seed(recipe.seed, "initialize"))
-    return models.create(
+    network = models.create(
         recipe.model,
         num_classes=classes,
         in_channels=geometry.channels,
         input_size=(geometry.height, geometry.width),
         **recipe.model_options,
     )
+    regularizers(recipe).prepare(network)
+    return network
 
 
 def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
@@ -201,12 +230,21 @@ def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
     return make_optimizer(
         spec.name,
         network,
-        lr=spec.lr,
+        lr=top_rate(recipe),
         momentum=spec.momentum,
         beta2=spec.beta2,
         weight_decay=spec.weight_decay,
         decay_norm_and_bias=spec.decay_norm_and_bias,
+        group_decay=spec.group_decay,
+        lr_scales={**(lr_scales(network, spec.layer_decay) if spec.layer_decay < 1 else {}), **spec.group_rate},
     )
+
+
+def top_rate(recipe: Recipe) -> float:
+    """The learning rate at the top of the schedule: `optimizer.lr`, scaled to the batch where the recipe says
+    for which batch it is meant."""
+    spec = recipe.optimizer
+    return scaled_rate(spec.lr, batch=recipe.batch, reference_batch=spec.reference_batch)
 
 
 def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
@@ -215,10 +253,15 @@ def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
     return make_schedule(
         spec.name,
         total_steps=recipe.epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         warmup=spec.warmup,
         milestones=spec.milestones,
         factor=spec.factor,
         final=spec.final,
+        every=spec.every,
+        staircase=spec.staircase,
+        cycle=spec.cycle,
+        cycle_growth=spec.cycle_growth,
     )
 
 
@@ -228,18 +271,22 @@ def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: st
     )
     return StepSettings(
         seed=recipe.seed,
-        lr=recipe.optimizer.lr,
+        lr=top_rate(recipe),
         accumulate=recipe.accumulate,
         label_smoothing=recipe.label_smoothing,
         class_weights=weights,
         clip_norm=recipe.clip_norm,
+        regularizers=regularizers(recipe),
     )
+
+
+def regularizers(recipe: Recipe) -> Regularizers:
+    """The recipe's `regularize`, as the training loop takes it."""
+    return Regularizers(**asdict(recipe.regularize))
 
 
 def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, workers: int) -> Loader:
     """Batches of the training split, shuffled and augmented by (seed, epoch, index)."""
-    known = {each.name for each in fields(Augment)}
-    policy = Augment(**{key: value for key, value in asdict(recipe.augment).items() if key in known})
     return Loader(
         prepared.dataset.images,
         prepared.dataset.labels,
@@ -247,7 +294,7 @@ def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, w
         prepared.preprocess,
         batch=recipe.batch,
         seed=recipe.seed,
-        augment=policy,
+        augment=Augment(**asdict(recipe.augment)),
         shuffle=True,
         threads=workers,
         dtype=torch.float32,

@@ -7,11 +7,12 @@ network is evaluated, which weights are kept, when training ends.
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from convworks.errors import ConvworksError
-from convworks.evaluation.inference import StoppedEarlyError, predict_probabilities
+from convworks.evaluation.inference import EvaluationBatches, StoppedEarlyError, predict_probabilities
 from convworks.evaluation.metrics import Metrics, measure
+from convworks.flows import snapshots
 from convworks.flows.events import EpochDone, Event, Note, Progress, Stopped
 from convworks.flows.prepare import (
     Prepared,
@@ -30,6 +32,9 @@ from convworks.flows.prepare import (
     step_settings,
     training_loader,
 )
+from convworks.flows.session_state import Best, diverged, packed, step_record, unpacked
+from convworks.flows.technique_notes import plateau_note, technique_notes
+from convworks.layers.fused import fuse, plain
 from convworks.recipes.recipe import Recipe
 from convworks.runs import MetricsLog, Run, append_timing
 from convworks.training.checkpoint import (
@@ -42,51 +47,74 @@ from convworks.training.checkpoint import (
     step_name,
 )
 from convworks.training.ema import WeightAverage
-from convworks.training.loop import NotFiniteError, Position, Step, train_epoch, weights_are_finite
+from convworks.training.loop import (
+    Batches,
+    NotFiniteError,
+    Position,
+    Step,
+    train_epoch,
+    weights_are_finite,
+)
 from convworks.training.optimizer import load_state_tensors, state_tensors
 from convworks.training.planner import Plan
 from convworks.training.schedule import Plateau
+from convworks.training.stochastic_depth import fold_survival_, survivals
 
 StopRequest = Callable[[], bool]
 _PROGRESS_SECONDS = 0.25
 _STEP_RECORDS = 20  # lines about single steps in metrics.jsonl for each epoch
-_FILES_NAMED = 8  # of a batch that diverged
-
-
-@dataclass(slots=True)
-class Best:
-    """The epoch whose weights are kept, and how long there has been no better one."""
-
-    accuracy: float = -math.inf
-    loss: float = math.inf
-    epoch: int = -1
-    step: int = -1
-    waited: int = 0
-
-    def improved_by(self, metrics: Metrics) -> bool:
-        """Higher accuracy, or the same with a lower loss."""
-        return (metrics.top1, -metrics.loss) > (self.accuracy, -self.loss)
 
 
 class Session:
-    """Network, optimizer and position of one run, and the files that they are saved to."""
+    """Network, optimizer and position of one run, and the files that they are saved to.
+
+    Where only a part of the network learns, on what the frozen rest computed once: `trainee` is that part,
+    a module inside `network` or a row of its children under their names; `loader` gives its batches, and
+    `validation` those of the validation images.
+    `before_epoch(epoch)` is called with the epoch, from 0, before its first batch, and again before the first
+    batch after a resume, when the network is in training mode.
+    """
 
     def __init__(
-        self, run: Run, recipe: Recipe, prepared: Prepared, network: nn.Module, plan: Plan, *, manifest: str
+        self,
+        run: Run,
+        recipe: Recipe,
+        prepared: Prepared,
+        network: nn.Module,
+        plan: Plan,
+        *,
+        manifest: str,
+        trainee: nn.Module | None = None,
+        loader: Batches | None = None,
+        validation: EvaluationBatches | None = None,
+        before_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.run, self.recipe, self.prepared, self.plan, self.manifest = run, recipe, prepared, plan, manifest
         numerics = plan.numerics
         network = network.to(plan.device)
         self.network: nn.Module = network.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
-        self.optimizer: Optimizer = optimizer_for(recipe, self.network)
-        self.average = WeightAverage(self.network, recipe.ema) if recipe.ema is not None else None
+        if plan.fused:
+            fuse(self.network)
+        self.trainee = self.network if trainee is None else trainee
+        places = (name for name, module in self.network.named_modules() if module is self.trainee)
+        self._part = next(places, "")
+        self.validation, self.before_epoch = validation, before_epoch
+        self.optimizer: Optimizer = optimizer_for(recipe, self.trainee)
+        self.average = WeightAverage(self.trainee, recipe.ema) if recipe.ema is not None else None
         self.position = Position()
         self.best = Best()
         spec = recipe.schedule
         self.plateau = Plateau(spec.patience, spec.max_drops, spec.factor)
-        self.loader = training_loader(prepared, recipe, numerics=numerics, workers=plan.workers)
+        self.loader: Batches = loader or training_loader(
+            prepared, recipe, numerics=numerics, workers=plan.workers
+        )
         labels = prepared.dataset.labels[torch.from_numpy(prepared.dataset.split_rows("train"))]
-        self.settings = step_settings(recipe, labels, len(prepared.dataset.classes), plan.device)
+        settings = step_settings(recipe, labels, len(prepared.dataset.classes), plan.device)
+        settings.regularizers.prepare(self.network)
+        if self.trainee is not self.network:
+            acting = settings.regularizers.within(self.trainee, self._part)
+            settings = replace(settings, regularizers=acting)
+        self.settings = settings
         self.schedule = schedule_for(recipe, self.loader.steps)
         self._judge: nn.Module | None = None
         self.first_step = 0  # of this session: where it began or was resumed
@@ -94,6 +122,7 @@ class Session:
     def begin(self) -> None:
         """Start from nothing: whatever an earlier attempt logged is cut off."""
         self.log = MetricsLog(self.run.metrics_file)
+        snapshots.keep_first(self.run, 0)
 
     # --- saving and restoring -------------------------------------------------------------------------------
 
@@ -102,20 +131,20 @@ class Session:
         where, state = checkpoint.path, checkpoint.state
         try:
             load_into(self.network.state_dict(), checkpoint.tensors["network"], where=where)
-            load_state_tensors(self.network, self.optimizer, dict(checkpoint.tensors["optimizer"]))
+            load_state_tensors(self.trainee, self.optimizer, dict(checkpoint.tensors["optimizer"]))
             if self.average is not None:
                 load_into(self.average.average, checkpoint.tensors["average"], where=where)
             self.position = Position(**state["position"])
             self.first_step = self.position.step
             self.position.batch = min(self.position.batch, self.loader.steps)  # images may have gone
-            self.best = Best(**{key: _from_json(value) for key, value in state["best"].items()})
-            plateau = {key: _from_json(value) for key, value in state["plateau"].items()}
-            self.plateau = Plateau(**plateau)
+            self.best = Best(**unpacked(state["best"]))
+            self.plateau = Plateau(**unpacked(state["plateau"]))
             self.log = MetricsLog(self.run.metrics_file, length=int(state["metrics_bytes"]))
         except (KeyError, TypeError) as problem:
             raise ConvworksError(
                 "A405", f"the checkpoint {where.name} does not fit this recipe: {problem}", where=str(where)
             ) from problem
+        snapshots.keep_first(self.run, snapshots.cycles_done(self.recipe, self.position.epoch))
 
     def save(self) -> None:
         """A checkpoint of this very step. Raises N602 instead of saving weights that are not finite."""
@@ -129,14 +158,14 @@ class Session:
         self.log.flush()
         state = {
             "position": asdict(self.position),
-            "best": {key: _to_json(value) for key, value in asdict(self.best).items()},
-            "plateau": {key: _to_json(value) for key, value in asdict(self.plateau).items()},
+            "best": packed(self.best),
+            "plateau": packed(self.plateau),
             "metrics_bytes": self.log.length,
             "manifest": self.manifest,
         }
         tensors = {
             "network": self.network.state_dict(),
-            "optimizer": state_tensors(self.network, self.optimizer),
+            "optimizer": state_tensors(self.trainee, self.optimizer),
         }
         if self.average is not None:
             tensors["average"] = self.average.average
@@ -165,20 +194,21 @@ class Session:
         start, shown, images = time.perf_counter(), 0.0, 0
         every = max(1, steps // _STEP_RECORDS)
         try:
-            for step in self._steps():
-                images += step.images
-                if step.step % every == 0:
-                    self.log.append({"kind": "step", **_step_record(step)})
-                if should_stop():
-                    return True
-                if position.step % self.plan.checkpoint_every == 0 and position.batch < steps:
-                    yield from self.try_to_save()
-                now = time.perf_counter()
-                if now - shown > _PROGRESS_SECONDS:
-                    shown = now
-                    yield self._progress(images / (now - start))
+            with closing(self._steps()) as made:
+                for step in made:
+                    images += step.images
+                    if step.step % every == 0:
+                        self.log.append({"kind": "step", **step_record(step)})
+                    if should_stop():
+                        return True
+                    if position.step % self.plan.checkpoint_every == 0 and position.batch < steps:
+                        yield from self.try_to_save()
+                    now = time.perf_counter()
+                    if now - shown > _PROGRESS_SECONDS:
+                        shown = now
+                        yield self._progress(images / (now - start))
         except NotFiniteError as problem:
-            raise self._diverged(problem) from problem
+            raise diverged(problem, self.prepared.dataset, self.recipe.optimizer.lr) from problem
         return should_stop()
 
     def _learning_rate(self, step: int) -> float:
@@ -189,10 +219,10 @@ class Session:
     def _plateau_multiplier(self) -> float:
         return self.plateau.multiplier if self.recipe.schedule.name == "plateau" else 1.0
 
-    def _steps(self) -> Iterator[Step]:
+    def _steps(self) -> Generator[Step]:
         multiplier = self._plateau_multiplier
         return train_epoch(
-            self.network,
+            self.trainee,
             self.loader,
             self.optimizer,
             position=self.position,
@@ -200,6 +230,7 @@ class Session:
             settings=self.settings,
             numerics=self.plan.numerics,
             average=self.average,
+            before_epoch=self.before_epoch,
         )
 
     def _progress(self, rate: float) -> Progress:
@@ -217,28 +248,37 @@ class Session:
             seconds_left=left,
         )
 
-    def _diverged(self, problem: NotFiniteError) -> ConvworksError:
-        dataset = self.prepared.dataset
-        files = [dataset.path_of(int(row)) for row in problem.rows[:_FILES_NAMED]]
-        more = len(problem.rows) - len(files)
-        layer = f"; the first layer with such an output is {problem.layer}" if problem.layer else ""
-        return ConvworksError(
-            "N601",
-            f"{problem.what} is not finite at step {problem.step} (learning rate {problem.lr:g}){layer}",
-            where="batch: " + ", ".join(files) + (f" and {more} more" if more > 0 else ""),
-            why="training stopped; the last good checkpoint is kept, these weights are not",
-            try_=f"convworks train ... --lr {self.recipe.optimizer.lr / 10:g}",
-        )
-
     # --- evaluation -----------------------------------------------------------------------------------------
 
     def evaluated_network(self) -> nn.Module:
-        """A copy with the weights that count: the average where the recipe keeps one."""
+        """A copy with the weights that count: the average where the recipe keeps one.
+
+        With stochastic depth the survival probabilities are in its weights: it is an ordinary network.
+        """
         if self._judge is None:
-            self._judge = copy.deepcopy(self.network)
-        weights = self.average.average if self.average is not None else self.network.state_dict()
+            self._judge = plain(copy.deepcopy(self.network))
+        weights: dict[str, Any] = self.network.state_dict()
+        if self.average is not None:
+            prefix = f"{self._part}." if self._part else ""
+            weights |= {prefix + name: value for name, value in self.average.average.items()}
         load_into(self._judge.state_dict(), weights, where=self.run.path)
+        fold_survival_(self._judge, survivals(self.network))
         return self._judge.eval()
+
+    def validate(self, network: nn.Module, should_stop: StopRequest) -> Metrics:
+        """Metrics of an evaluated network on the validation images, by the features kept where there are."""
+        if self.validation is None:
+            return self.evaluate(network, "val", should_stop)[0]
+        part, dataset = self._part_of(network), self.prepared.dataset
+        found = predict_probabilities(part, self.validation, self.plan.numerics, should_stop=should_stop)
+        return measure(found, dataset.labels.numpy()[dataset.split_rows("val")], dataset.classes)
+
+    def _part_of(self, network: nn.Module) -> nn.Module:
+        """What the trainee is in a copy of the network."""
+        if self._part or self.trainee is self.network:
+            return network.get_submodule(self._part)
+        names = [name for name, _ in self.trainee.named_children()]
+        return nn.Sequential(OrderedDict((name, network.get_submodule(name)) for name in names))
 
     def evaluate(self, network: nn.Module, split: str, should_stop: StopRequest) -> tuple[Metrics, Any, Any]:
         """(metrics, probabilities, rows) on a split. Raises StoppedEarlyError when asked to stop."""
@@ -261,7 +301,7 @@ class Session:
         """Evaluate, record, keep the best weights, move the plateau on, save. Raises StoppedEarlyError."""
         position, recipe = self.position, self.recipe
         network = self.evaluated_network()
-        metrics, _, _ = self.evaluate(network, "val", should_stop)
+        metrics = self.validate(network, should_stop)
         better = self.best.improved_by(metrics) or recipe.keep == "last"
         if better:
             self.best = Best(metrics.top1, metrics.loss, position.epoch, position.step)
@@ -270,7 +310,8 @@ class Session:
             self.best.waited += 1
         lr = self._learning_rate(position.step - 1)
         if recipe.schedule.name == "plateau":
-            self.plateau = self.plateau.after_epoch(metrics.top1)
+            before, self.plateau = self.plateau, self.plateau.after_epoch(metrics.top1)
+            yield from plateau_note(before, self.plateau, self.settings.lr)
         seen = max(position.seen, 1)
         record: dict[str, Any] = {
             "epoch": position.epoch + 1,
@@ -287,6 +328,7 @@ class Session:
         append_timing(
             self.run, event="epoch", epoch=position.epoch + 1, step=position.step, wall_seconds=seconds
         )
+        yield from snapshots.save_at_cycle_end(self, network, metrics)
         position.next_epoch()
         yield from self.try_to_save()
         yield EpochDone(epochs=recipe.epochs, seconds=seconds, **record)
@@ -297,7 +339,7 @@ class Session:
                 self.run.checkpoints,
                 best_name(self.best.step),
                 tensors={"network": network.state_dict()},
-                state={"best": {key: _to_json(value) for key, value in asdict(self.best).items()}},
+                state={"best": packed(self.best)},
             )
         except OSError as problem:
             yield Note(f"cannot save the best weights: {problem.strerror or problem}", level="warning")
@@ -314,6 +356,8 @@ class Session:
     def train(self, should_stop: StopRequest) -> Generator[Event, None, bool]:
         """All epochs that are left. Returns True where it was asked to stop; the state is saved then."""
         self.run.checkpoints.mkdir(exist_ok=True)
+        if not self.over:
+            yield from technique_notes(self.recipe, self.trainee, self.settings.regularizers)
         while not self.over:
             start = time.perf_counter()
             stopped = yield from self.train_epoch(should_stop)
@@ -346,22 +390,3 @@ class Session:
         if path.is_dir():
             load_into(network.state_dict(), load_checkpoint(path).tensors["network"], where=path)
         return network
-
-
-def _step_record(step: Step) -> dict[str, Any]:
-    return {
-        "step": step.step,
-        "epoch": step.epoch + 1,
-        "loss": step.loss,
-        "lr": step.lr,
-        "gradient_norm": step.gradient_norm,
-    }
-
-
-def _to_json(value: Any) -> Any:
-    """JSON has no infinity: it travels as a word."""
-    return {math.inf: "inf", -math.inf: "-inf"}.get(value, value) if isinstance(value, float) else value
-
-
-def _from_json(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf") else value

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +19,22 @@ from convworks.data.store import ScanInterrupted
 from convworks.durable import read_json
 from convworks.errors import ConvworksError, unknown_name
 from convworks.evaluation.inference import StoppedEarlyError
-from convworks.flows import pretrained
-from convworks.flows.events import Event, Found, Note, Stopped, Will
-from convworks.flows.plan import plan_training
+from convworks.flows import pretrained, transfer
+from convworks.flows.announce import environment, what_was_found, what_will_be_done
+from convworks.flows.events import Event, Note, Stopped
+from convworks.flows.feature_store import FeaturesInterruptedError
+from convworks.flows.plan import plan_training, with_kernels
 from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request_from_dict
-from convworks.flows.results import finish
+from convworks.flows.quantized import finish
 from convworks.flows.session import Session, StopRequest
-from convworks.machine import processor_name
 from convworks.ops.autotune import remember_choices
-from convworks.recipes.defaults import adapt_to_size
-from convworks.recipes.recipe import SAFE_KEYS, Recipe, leaves
+from convworks.recipes.defaults import adapt_to_size, compliance_of
+from convworks.recipes.recipe import SAFE_KEYS, Recipe
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.runs import Run, append_timing, create_run, list_runs, open_run, require_space
 from convworks.training.allocator import keep_pages
 from convworks.training.checkpoint import Checkpoint, checkpoint_steps, newest_valid
-from convworks.training.planner import Plan, choose_device, plan_from_dict, usable_cpus
+from convworks.training.planner import Plan, choose_device, plan_from_dict
 
 PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
 
@@ -80,7 +78,9 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
     recipe = request.resolved.recipe
     if recipe.model not in models.names():
         raise unknown_name("model", recipe.model, models.names(), try_="convworks train ... --model {near}")
-    request = replace(request, resolved=pretrained.absolute(request.resolved))
+    resolved, notes = transfer.fitted(pretrained.absolute(request.resolved))
+    request = replace(request, resolved=resolved)
+    yield from notes
     yield from announce_download(request.data)
     yield from pretrained.fetched(request.resolved.recipe, request.data)
     with request.data.open() as source:
@@ -117,6 +117,7 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Gener
     record = run.record()
     recipe = from_dict(record["recipe"])
     sources: dict[str, str] = dict(record.get("provenance", {}))
+    name = str(record.get("recipe_name", ""))
     if request.changes is not None:
         changed = differences(recipe, request.changes.recipe)
         _check_changes(run, changed, override=request.override)
@@ -124,6 +125,7 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Gener
         sources |= {key: request.changes.sources[key] for key, _, _ in changed}
         if changed:
             record["recipe"], record["provenance"] = to_dict(recipe), sources
+            record["compliance"] = compliance_of(Resolved(recipe, sources, name=name))
             unsafe = [key for key, _, _ in changed if key not in SAFE_KEYS]
             if PLAN_KEYS.intersection(unsafe):
                 run.plan_file.unlink(missing_ok=True)  # it is measured anew, as wanted now
@@ -136,7 +138,7 @@ def resume(request: ResumeRequest, *, should_stop: StopRequest = never) -> Gener
     yield from _run(
         run,
         data,
-        Resolved(recipe, sources),
+        Resolved(recipe, sources, name=name),
         should_stop,
         rescue=request.rescue,
         accept_data_change=request.accept_data_change,
@@ -154,22 +156,12 @@ def _record(request: TrainRequest) -> dict[str, Any]:
     return {
         "format": 1,
         "recipe": to_dict(request.resolved.recipe),
+        "recipe_name": request.resolved.name,
+        "compliance": compliance_of(request.resolved),
         "provenance": dict(request.resolved.sources),
         "data": request.data.to_dict(),
         "command": list(request.command),
         "environment": environment(),
-    }
-
-
-def environment() -> dict[str, str]:
-    """What decides bits besides recipe, data and plan."""
-    packages = {name: version(name) for name in ("convworks", "torch", "numpy", "pillow", "simplejpeg")}
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor_name(),
-        "processors": str(usable_cpus()),
-        **packages,
     }
 
 
@@ -276,7 +268,7 @@ def _locked_run(
         _stamp(run, ["data"])
     manifest.save(run.manifest_file)
     run.write_json(run.geometry_file, asdict(prepared.dataset.geometry))
-    yield _found(prepared)
+    yield what_was_found(prepared)
     network = yield from pretrained.new_network(run, recipe, prepared, data, begin=checkpoint is None)
     remember_choices(run.path / "convolutions.json")  # of layers with algorithm="auto": resuming keeps them
     plan = _plan(run, prepared, recipe, network, cache=data.cache)
@@ -285,23 +277,33 @@ def _locked_run(
     if plan.device.startswith("cuda"):
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
-        session = Session(run, recipe, prepared, network, plan, manifest=manifest.sha256)
-        if checkpoint is not None:
-            session.restore(checkpoint)
-            append_timing(run, event="resume", epoch=session.position.epoch + 1, step=session.position.step)
-        else:
-            session.begin()
-            append_timing(run, event="start")
-        _require_room(session)
-        yield _will(session, resolved, checkpoint)
+        session = yield from transfer.new_session(
+            run, recipe, prepared, network, plan, manifest.sha256, checkpoint, data.cache, should_stop
+        )
+        _begin(session, checkpoint)
+        yield what_will_be_done(session, resolved, resumed=checkpoint is not None)
         stopped = yield from session.train(should_stop)
         if not stopped:
             try:
                 yield from finish(session, should_stop, rescue=rescue, started=started)
             except StoppedEarlyError:
                 yield Stopped(run.path, session.position.epoch, 0, session.loader.steps, 0.0)
+    except FeaturesInterruptedError:
+        yield Stopped(run.path, 1, 0, 0, 0.0)
     finally:
         torch.set_num_threads(threads_before)
+
+
+def _begin(session: Session, checkpoint: Checkpoint | None) -> None:
+    """From nothing, or from where the run was saved. Raises R504 where the disk has no room for it."""
+    if checkpoint is not None:
+        session.restore(checkpoint)
+        position = session.position
+        append_timing(session.run, event="resume", epoch=position.epoch + 1, step=position.step)
+    else:
+        session.begin()
+        append_timing(session.run, event="start")
+    _require_room(session)
 
 
 def _stored_geometry(run: Run) -> Geometry | None:
@@ -317,7 +319,7 @@ def _stored_geometry(run: Run) -> Geometry | None:
 def _plan(run: Run, prepared: Prepared, recipe: Recipe, network: Any, *, cache: Path | None) -> Plan:
     """The run's plan; measured and stored where it has none yet."""
     if run.plan_file.is_file():
-        plan = plan_from_dict(read_json(run.plan_file))
+        plan = with_kernels(plan_from_dict(read_json(run.plan_file)), cache=cache)
         workers = recipe.workers if recipe.workers >= 0 else plan.workers
         return replace(
             plan, workers=workers, checkpoint_every=recipe.checkpoint_every or plan.checkpoint_every
@@ -332,60 +334,3 @@ def _require_room(session: Session) -> None:
     weights = sum(v.numel() * v.element_size() for v in session.network.state_dict().values())
     copies = 3 if session.average is not None else 2
     require_space(session.run.path, (session.recipe.keep_checkpoints + 1) * copies * weights + 2 * weights)
-
-
-def _found(prepared: Prepared) -> Found:
-    manifest, dataset = prepared.dataset.manifest, prepared.dataset
-    kept = [sample for sample in manifest.samples if sample.verdict == "ok"]
-    counts = Counter(sample.label for sample in kept)
-    return Found(
-        name=manifest.name,
-        location=manifest.location,
-        layout=manifest.layout,
-        images=len(kept),
-        classes=manifest.classes,
-        splits={s: n for s in ("train", "val", "test") if (n := len(dataset.split_rows(s)))},
-        split_rule=manifest.split_rule,
-        counts={name: counts[name] for name in manifest.classes},
-        left_out=tuple((s.path, s.verdict) for s in manifest.samples if s.verdict != "ok"),
-        ignored=len(manifest.ignored),
-        warnings=(*manifest.warnings, *dataset.notices),
-        manifest=manifest.sha256,
-        seconds=prepared.seconds,
-    )
-
-
-def _will(session: Session, resolved: Resolved, checkpoint: Checkpoint | None) -> Will:
-    geometry, plan, recipe = session.prepared.dataset.geometry, session.plan, session.recipe
-    values = dict(leaves(recipe))
-    shown = {
-        k: (value, resolved.sources[k])
-        for k, value in values.items()
-        if resolved.sources.get(k, "default") != "default"
-    }
-    return Will(
-        run=session.run.path,
-        model=recipe.model,
-        parameters=sum(p.numel() for p in session.network.parameters()),
-        input=(geometry.channels, geometry.height, geometry.width),
-        epochs=recipe.epochs,
-        batch=recipe.batch,
-        steps_per_epoch=session.loader.steps,
-        device=plan.device,
-        plan=plan.lines(),
-        seconds_per_epoch=session.loader.steps * recipe.batch / max(plan.images_per_second, 1e-9),
-        settings=shown,
-        resumed_at=(session.position.epoch + 1, session.position.batch + 1) if checkpoint else None,
-        exact=_exactness(session) if checkpoint else "",
-    )
-
-
-def _exactness(session: Session) -> str:
-    """'exact', or what is different from where the run began."""
-    before, now = session.run.record().get("environment", {}), environment()
-    changed = [
-        f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value
-    ]
-    overrides = session.run.record().get("overrides", [])
-    changed += [f"changed on the way: {', '.join(overrides)}"] if overrides else []
-    return "approximate: " + "; ".join(changed) if changed else "exact"

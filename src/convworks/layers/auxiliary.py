@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+AUXILIARY = "auxiliary_"  # begins the names of classifiers that take part in training only
+
 
 class WithAuxiliary(NamedTuple):
     """Logits (N, K) of the network and of its auxiliary classifiers, and the discount of their losses.

@@ -2,13 +2,15 @@
 
 He, Zhang, Ren, Sun, "Deep residual learning for image recognition", 2015: equations 1 and 2, section 3.3 and
 options A, B and C of section 4.1. He, Zhang, Ren, Sun, "Identity mappings in deep residual networks", 2016:
-equations 1 to 5. Lectures, "residual units".
+equations 1 to 5. Huang, Sun, Liu, Sedra, Weinberger, "Deep networks with stochastic depth", 2016: section 3.
+Lectures, "residual units".
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +33,10 @@ class Residual(nn.Module):
 
     Without a `shortcut` x is fitted to the shape of F(x) with no parameters (`Fit`), so that
     `Residual(module)` wraps any module. Raises BadArgument where the two shapes differ.
+
+    Stochastic depth: with `survival` p < 1, a training pass leaves the branch out with probability 1 - p, one
+    draw of torch's generator for the whole batch, and a test pass takes p F(x). A branch that is left out is
+    not computed, unless `Fit` has to know its shape. `survival` is no part of the state_dict.
     """
 
     def __init__(
@@ -41,10 +47,18 @@ class Residual(nn.Module):
         self.shortcut = Fit() if shortcut is None else shortcut
         self.add = Add(names=("shortcut", "branch"))
         self.activation = nn.Identity() if activation is None else activation
+        self.survival = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
+        fits = isinstance(self.shortcut, Fit)
+        skipped = self.training and self.survival < 1 and float(torch.rand(())) >= self.survival
+        if skipped and not fits:
+            only: Tensor = self.activation(self.shortcut(x))
+            return only
         y = self.branch(x)
-        same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
+        if self.survival < 1:
+            y = torch.zeros_like(y) if skipped else y if self.training else self.survival * y
+        same = self.shortcut(x, y) if fits else self.shortcut(x)
         total: Tensor = self.activation(self.add(same, y))
         return total
 

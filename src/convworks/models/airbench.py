@@ -76,7 +76,7 @@ def airbench94(
     height, width = final_size("airbench94", input_size, windows, published=32)
     whiten = nn.Conv2d(in_channels, 2 * in_channels * PATCH**2, PATCH)  # each filter and its negative
     whiten.weight.requires_grad = False
-    nn.init.zeros_(whiten.bias)
+    nn.init.zeros_(whiten.bias)  # type: ignore[arg-type]
     return stage(  # at 32x32:
         whiten=stage(conv=whiten, act=nn.GELU()),  # (N, 24, 31, 31)
         block1=block(2 * in_channels * PATCH**2, WIDTHS[0]),  # (N, 64, 15, 15)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate
+
+from convworks.evaluation.protocols import is_protocol
 
 Scalar = int | float | str | bool | None
 
@@ -42,8 +44,11 @@ class OptimizerSpec:
         5e-4, "L2 term added to the gradient (AdamW: decoupled from it)."
     )
     decay_norm_and_bias: bool = option(True, "Whether biases and normalisation weights decay too.")
-    group_decay: Mapping[str, float] = option(
-        {}, "Weight decay of parameters whose names begin so, for example fc6 = 0.001."
+    group_decay: Mapping[str, Annotated[float, Ge(0)]] = option(
+        {}, "Weight decay of single parts of the network by name, for example fc6 = 0.001."
+    )
+    group_rate: Mapping[str, Annotated[float, Ge(0)]] = option(
+        {}, "Share of the learning rate of parameters whose names begin so, for example fc8 = 10."
     )
     layer_decay: Annotated[float, Gt(0), Le(1)] = option(
         1.0, "Discriminative rates: every stage before the last learns at this share of the one after it."
@@ -54,14 +59,16 @@ class OptimizerSpec:
 class ScheduleSpec:
     """The learning rate as a function of the step, relative to `optimizer.lr`."""
 
-    name: Literal[
-        "constant", "step", "plateau", "exponential", "cosine", "warm-restarts", "one-cycle"
-    ] = option("cosine", "Shape of the learning rate over the run.")
+    name: Literal["constant", "step", "plateau", "exponential", "cosine", "warm-restarts", "one-cycle"] = (
+        option("cosine", "Shape of the learning rate over the run.")
+    )
     warmup: Annotated[float, Ge(0), Lt(1)] = option(
         0.0, "Share of the run spent rising linearly from zero (one-cycle: from a 25th)."
     )
     milestones: tuple[float, ...] = option((0.5, 0.75), "step: shares of the run where the rate drops.")
-    factor: Annotated[float, Gt(0), Lt(1)] = option(0.1, "step, plateau, exponential: what a drop multiplies by.")
+    factor: Annotated[float, Gt(0), Lt(1)] = option(
+        0.1, "step, plateau, exponential: what a drop multiplies by."
+    )
     patience: Annotated[int, Ge(0)] = option(3, "plateau: epochs without improvement before a drop.")
     max_drops: Annotated[int, Ge(0)] = option(3, "plateau: drops at the most (AlexNet's recipe has three).")
     every: Annotated[float, Gt(0)] = option(1.0, "exponential: epochs in which `factor` is reached once.")
@@ -83,14 +90,17 @@ class AugmentSpec:
         0, "Random shift up to this many pixels in each direction."
     )
     flip: bool = option(False, "Mirror left and right with probability one half.")
+    flip_alternates: bool = option(
+        False, "flip: every image in every second epoch, not at random (Jordan 2024)."
+    )
     rotate: Annotated[float, Ge(0), Le(180)] = option(0.0, "Random rotation up to this many degrees.")
     scale: Annotated[float, Ge(0), Le(0.9)] = option(0.0, "Random zoom by up to this fraction.")
     shear: Annotated[float, Ge(0), Le(60)] = option(0.0, "Random shear up to this many degrees.")
     scale_jitter: tuple[int, int] | None = option(
-        None, "Shorter side drawn from this range of pixels before the crop, such as 256,512 (VGG)."
+        None, "Shorter side drawn from this range of pixels before the crop, such as [256,512] (VGG)."
     )
     area: tuple[float, float] | None = option(
-        None, "Crop of this share of the image's area, such as 0.08,1, resized to the input (GoogLeNet)."
+        None, "Crop of a share of the area, such as [0.08,1], resized to the input (GoogLeNet)."
     )
     aspect: Annotated[float, Ge(1), Le(4)] = option(
         4 / 3, "area: aspect ratios lie between its inverse and this."
@@ -103,7 +113,7 @@ class AugmentSpec:
     saturation: Annotated[float, Ge(0), Le(1)] = option(0.0, "Random saturation by up to this fraction.")
     hue: Annotated[float, Ge(0), Le(0.5)] = option(0.0, "Random hue by up to this share of the circle.")
     elastic: Annotated[float, Ge(0), Le(100)] = option(
-        0.0, "Elastic distortion: largest strength, in pixels (Simard 2003)."
+        0.0, "Elastic distortion: alpha of Simard 2003, 34 for digits of 28 pixels."
     )
     elastic_sigma: Annotated[float, Gt(0), Le(100)] = option(
         4.0, "elastic: width of the smoothing Gaussian in pixels."
@@ -112,7 +122,7 @@ class AugmentSpec:
         0, "Operations of RandAugment for each image; 0: none."
     )
     magnitude: Annotated[float, Ge(0), Le(10)] = option(9.0, "randaugment: strength from 0 to 10.")
-    cutout: Annotated[int, Ge(0), Le(4096)] = option(0, "Side of a square that is filled (DeVries 2017).")
+    cutout: Annotated[int, Ge(0), Le(4096)] = option(0, "Side of a square that is hidden (DeVries 2017).")
     mixup: Annotated[float, Ge(0), Le(10)] = option(
         0.0, "alpha of mixup: lambda ~ Beta(alpha, alpha); 0: off (Zhang 2018)."
     )
@@ -152,7 +162,7 @@ class TransferSpec:
     """What happens to weights that the run did not begin at random."""
 
     freeze: Literal["none", "backbone"] = option(
-        "none", "backbone: only the last layer learns, on features that are computed once."
+        "none", "backbone: only the last stage learns, on features that are computed once."
     )
     unfreeze: Annotated[int, Ge(0)] = option(
         0, "Staged unfreezing: one stage more, from the end, after every so many epochs; 0: off."
@@ -178,11 +188,11 @@ class Recipe:
     init: str | None = option(
         None,
         "Staged initialisation: a run, model or .safetensors of another network, whose layers of the same "
-        "name and shape are copied.",
+        "name and shape are copied (of VGG's A: four convolutions and three dense layers).",
     )
-    initialize: str = option(
-        "network", "Rule of the initial weights: network (the paper's own), he, xavier, lsuv, alexnet ..."
-    )
+    initialize: Literal[
+        "network", "zeros", "gaussian", "alexnet", "vgg", "xavier", "he", "orthogonal", "lsuv", "whitened"
+    ] = option("network", "Rule of the initial weights; network: the one in the network's definition.")
     size: Annotated[int, Ge(1), Le(4096)] | None = option(
         None, "Side of the network's square input in pixels; not set: from the model and the images."
     )
@@ -219,8 +229,8 @@ class Recipe:
         None, "Stop after this many epochs without a better validation accuracy."
     )
     keep: Literal["best", "last"] = option("best", "Which epoch's weights become the model.")
-    protocol: str = option(
-        "centre", "How the finished network is evaluated too, see: convworks list protocols."
+    protocol: Annotated[str, Predicate(is_protocol)] = option(
+        "centre", "Views of an image that the finished network is evaluated on too: convworks list protocols."
     )
     val_fraction: Annotated[float, Gt(0), Lt(1)] = option(
         0.2, "Share held out for validation where the data has no split; half of it beside a test split."

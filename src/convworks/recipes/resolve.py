@@ -9,15 +9,29 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from convworks.errors import ConvworksError, closest
 from convworks.recipes.recipe import Recipe, help_lines, leaves
 
-# Settings that may be without a value, as in  --set ema=none
-OPTIONAL = frozenset(name for name, hint in get_type_hints(Recipe).items() if type(None) in get_args(hint))
+
+def _keys_of(kind: type, cls: type = Recipe, prefix: str = "") -> frozenset[str]:
+    """Dotted keys of the settings that may be of that kind: NoneType or tuple."""
+    found: set[str] = set()
+    for name, hint in get_type_hints(cls).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            found |= _keys_of(kind, hint, f"{prefix}{name}.")
+        elif any(part is kind or get_origin(part) is kind for part in (hint, *get_args(hint))):
+            found.add(prefix + name)
+    return frozenset(found)
+
+
+OPTIONAL = _keys_of(type(None))  # may be without a value, as in  --set ema=none
+LISTS = _keys_of(tuple)  # may be without brackets, as in  --set augment.area=0.08,1
+# Settings that are tables of their own, with names of the user's.
+TABLES = ("model_options", "optimizer.group_decay", "optimizer.group_rate")
 CONFIG_CAP = 1 << 20  # bytes of a TOML file
 
 
@@ -36,10 +50,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables to dotted keys; `model_options` stays one value."""
+    """Nested tables to dotted keys; those of TABLES stay one value, with names that may have dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and prefix + key != "model_options":
+        if isinstance(value, Mapping) and prefix + key in TABLES:
+            flat[prefix + key] = value if key == "model_options" else flatten(value)
+        elif isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -51,11 +67,22 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConvworksError("U111", f"--set needs key=value, not '{text}'", try_="--set optimizer.lr=0.1")
+    key, value = key.strip(), value.strip()
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")["value"]
+        return key, [parsed] if key in LISTS and not isinstance(parsed, list) else parsed
     except tomllib.TOMLDecodeError:
-        absent = value.strip().lower() in {"none", ""} and key.strip() in OPTIONAL
-        return key.strip(), None if absent else value.strip()
+        if value.lower() in {"none", ""} and key in OPTIONAL:
+            return key, None
+        return key, _listed(value) if key in LISTS else value
+
+
+def _listed(text: str) -> list[Any]:
+    """'256,512' -> [256, 512]; words stay words."""
+    try:
+        return list(tomllib.loads(f"value = [{text}]")["value"])
+    except tomllib.TOMLDecodeError:
+        return [each.strip() for each in text.split(",") if each.strip()]
 
 
 def build(values: Mapping[str, Any], base: Recipe) -> Recipe:
@@ -66,7 +93,8 @@ def build(values: Mapping[str, Any], base: Recipe) -> Recipe:
     known = help_lines()
     nested: dict[str, Any] = {}
     for key, value in {**dict(leaves(base)), **values}.items():
-        if key not in known and not key.startswith("model_options."):
+        table = _table_of(key)
+        if key not in known and not table:
             near = closest(key, known)
             raise ConvworksError(
                 "U101",
@@ -75,7 +103,7 @@ def build(values: Mapping[str, Any], base: Recipe) -> Recipe:
                 try_="convworks train --help-all",
             )
         place = nested
-        *parents, last = key.split(".")
+        *parents, last = [*table.split("."), key[len(table) + 1 :]] if table else key.split(".")
         for parent in parents:
             place = place.setdefault(parent, {})
         place[last] = dict(value) if isinstance(value, Mapping) else value
@@ -83,6 +111,11 @@ def build(values: Mapping[str, Any], base: Recipe) -> Recipe:
         return TypeAdapter(Recipe).validate_python(nested)
     except ValidationError as problem:
         raise _bad_values(problem, known) from None
+
+
+def _table_of(key: str) -> str:
+    """The table that a key lies in: optimizer.group_decay.fc6 -> optimizer.group_decay; or ''."""
+    return next((table for table in TABLES if key.startswith(table + ".")), "")
 
 
 def _bad_values(problem: ValidationError, known: Mapping[str, tuple[str, Any]]) -> ConvworksError:
@@ -108,6 +141,7 @@ class Resolved:
     recipe: Recipe
     sources: Mapping[str, str]
     adaptable: bool = False  # nobody named a recipe: it may be fitted to the size of the data
+    name: str = ""  # of the recipe that all began with
 
 
 def resolve(
@@ -132,9 +166,9 @@ def resolve(
     values: dict[str, Any] = {}
     for name, layer in layers:
         for key in layer:
-            sources["model_options" if key.startswith("model_options.") else key] = name
+            sources[_table_of(key) or key] = name
         values |= layer
-    return Resolved(build(values, base), sources)
+    return Resolved(build(values, base), sources, name=base_name)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

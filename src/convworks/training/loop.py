@@ -8,9 +8,9 @@ Variation enters through values (schedule, loss settings, EMA, accumulation), ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from convworks.randomness import derive_seed
 from convworks.training.ema import WeightAverage
 from convworks.training.loss import batch_normaliser, summed_cross_entropy
 from convworks.training.optimizer import set_learning_rate
+from convworks.training.regularize import SparsityPenalty
+from convworks.training.regularizers import (
+    Regularizers,
+    require_probabilities,
+    sparsity_surrogate,
+    sparsity_value,
+)
 from convworks.training.schedule import Schedule
 
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -65,6 +72,7 @@ class StepSettings:
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None
     clip_norm: float | None = None
+    regularizers: Regularizers = field(default_factory=Regularizers)
 
 
 @dataclass(slots=True)
@@ -90,9 +98,10 @@ class Step:
     step: int  # from 1
     epoch: int  # from 0
     images: int
-    loss: float  # mean over the batch
+    loss: float  # mean over the batch, without penalties
     lr: float
     gradient_norm: float
+    penalty: float | None = None  # what L1, L2 and sparsity added to the loss, where the recipe has them
 
 
 class NotFiniteError(ArithmeticError):
@@ -113,19 +122,36 @@ def train_epoch(
     settings: StepSettings,
     numerics: Numerics,
     average: WeightAverage | None = None,
-) -> Iterator[Step]:
+    before_epoch: Callable[[int], None] | None = None,
+) -> Generator[Step]:
     """The rest of the epoch at which `position` stands, one yield after every optimizer step.
 
     `settings.lr` is the top rate, `schedule(step)` its multiplier. Dropout and other draws inside the network
-    are re-seeded for every step from (seed, step). Raises NotFiniteError before a step that would spoil the
-    weights.
+    are re-seeded for every step from (seed, step). `before_epoch` is called with the epoch once the network
+    is in training mode. Raises NotFiniteError before a step that would spoil the weights.
     """
     network.train()
+    if before_epoch is not None:
+        before_epoch(position.epoch)
+    with settings.regularizers.active(network):
+        yield from _steps(network, loader, optimizer, position, schedule, settings, numerics, average)
+
+
+def _steps(
+    network: nn.Module,
+    loader: Batches,
+    optimizer: Optimizer,
+    position: Position,
+    schedule: Schedule,
+    settings: StepSettings,
+    numerics: Numerics,
+    average: WeightAverage | None,
+) -> Generator[Step]:
     for batch in loader.epoch(position.epoch, start=position.batch):
         lr = settings.lr * schedule(position.step)
         set_learning_rate(optimizer, lr)
         seed_draws(derive_seed(settings.seed, "network", position.step), numerics.device)
-        loss, correct = accumulate_gradients(network, optimizer, batch, settings, numerics)
+        loss, correct, penalty = accumulate_gradients(network, optimizer, batch, settings, numerics)
         norm = gradient_norm(network)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise NotFiniteError(
@@ -138,6 +164,7 @@ def train_epoch(
         if settings.clip_norm is not None and norm > settings.clip_norm:
             scale_gradients(network, settings.clip_norm / norm)
         optimizer.step()
+        settings.regularizers.project_(network, optimizer)
         if average is not None:
             average.update(network, position.step)
         count = len(batch.y)
@@ -146,7 +173,15 @@ def train_epoch(
         position.loss_sum += loss * count
         position.correct += correct
         position.seen += count
-        yield Step(position.step, position.epoch, count, loss, lr, norm)
+        yield Step(
+            position.step,
+            position.epoch,
+            count,
+            loss,
+            lr,
+            norm,
+            penalty if settings.regularizers.penalises else None,
+        )
 
 
 def seed_draws(seed: int, device: str) -> None:
@@ -156,26 +191,84 @@ def seed_draws(seed: int, device: str) -> None:
         torch.cuda.manual_seed(seed)
 
 
+class Accumulated(NamedTuple):
+    """Mean loss, images whose largest output is the right one, and what the penalties come to."""
+
+    loss: float
+    correct: int
+    penalty: float
+
+
 def accumulate_gradients(
     network: nn.Module, optimizer: Optimizer, batch: Batch, settings: StepSettings, numerics: Numerics
-) -> tuple[float, int]:
+) -> Accumulated:
     """Forward and backward over the parts of a batch; gradients add up to the whole batch's.
 
-    Returns the mean loss and the number of images whose largest output is the right one. Batch normalisation
-    sees a part at a time, so with it the sum is not exactly the big batch's.
+    Penalties are added once for the batch. Batch normalisation sees a part at a time, so with it the sum is
+    not exactly the big batch's.
     """
     optimizer.zero_grad(set_to_none=True)
+    wanted, parts = settings.regularizers, min(settings.accumulate, len(batch.y))
     normaliser = batch_normaliser(batch.y, settings.class_weights, batch.mixed)
-    total, correct = 0.0, 0
-    for x, y, mixed in batch_parts(batch, min(settings.accumulate, len(batch.y))):
-        with numerics.autocast():
-            output = network(x)
-        logits = output.logits if isinstance(output, WithAuxiliary) else output
-        loss = summed_loss(output, y, settings, mixed) / normaliser
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-        correct += int((logits.detach().argmax(1) == y).sum())
-    return total, correct
+    total, correct, penalty = 0.0, 0, 0.0
+    with wanted.recording(network) as sparsity:
+        means = None
+        if sparsity is not None and parts > 1:
+            means = _batch_means(network, sparsity, batch, parts, numerics)
+        for x, y, mixed in batch_parts(batch, parts):
+            with numerics.autocast():
+                output = network(x)
+            logits = output.logits if isinstance(output, WithAuxiliary) else output
+            loss = summed_loss(output, y, settings, mixed) / normaliser
+            total += loss.item()
+            if sparsity is not None:
+                if means is None:
+                    require_probabilities(sparsity.outputs())
+                    means = sparsity.means()
+                loss = loss + sparsity_surrogate(
+                    sparsity.outputs(),
+                    means,
+                    target=wanted.sparsity_target,
+                    strength=wanted.sparsity,
+                    share=len(y) / len(batch.y),
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            correct += int((logits.detach().argmax(1) == y).sum())
+        if means is not None:
+            penalty = sparsity_value(means, target=wanted.sparsity_target, strength=wanted.sparsity)
+    if wanted.stochastic_depth:
+        _zero_for_skipped(network)
+    return Accumulated(total, correct, penalty + wanted.add_weight_gradients_(network))
+
+
+@torch.no_grad()
+def _batch_means(
+    network: nn.Module, sparsity: SparsityPenalty, batch: Batch, parts: int, numerics: Numerics
+) -> dict[str, Tensor]:
+    """Mean activations over the whole batch, by a pass over its parts that leaves no trace.
+
+    The pass makes the draws that the training passes will make, and running statistics are put back.
+    """
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    cuda = [torch.device(numerics.device)] if numerics.device.startswith("cuda") else []
+    means: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=cuda):
+        for x, y, _ in batch_parts(batch, parts):
+            with numerics.autocast():
+                network(x)
+            require_probabilities(sparsity.outputs())
+            for name, mean in sparsity.means().items():
+                means[name] = means.get(name, torch.zeros_like(mean)) + mean * (len(y) / len(batch.y))
+    for name, value in network.named_buffers():
+        value.copy_(before[name])
+    return means
+
+
+def _zero_for_skipped(network: nn.Module) -> None:
+    """A branch that was left out has the gradient zero: momentum and weight decay go on acting on it."""
+    for parameter in network.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def batch_parts(batch: Batch, parts: int) -> Iterator[tuple[Tensor, Tensor, Mixed | None]]:

@@ -8,12 +8,14 @@ They differ when the rate changes: in the paper's form a step already under way 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from convworks.errors import unknown_name
 
 
 class AlexNetSGD(Optimizer):
@@ -45,16 +47,70 @@ class AlexNetSGD(Optimizer):
 
 
 def parameter_groups(
-    network: nn.Module, *, weight_decay: float, decay_norm_and_bias: bool
+    network: nn.Module,
+    *,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    group_decay: Mapping[str, float] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Weights that decay and weights that do not: the vectors (biases, normalisation) are in question."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    if decay_norm_and_bias or weight_decay == 0:
-        return [{"params": trainable, "weight_decay": weight_decay}]
+    """Trainable parameters in groups of one weight decay and one share of the learning rate.
+
+    Vectors (biases, normalisation) decay only with `decay_norm_and_bias`. `group_decay` gives parts of the
+    network a decay of their own, by name: "fc6" is all of fc6, "conv1.conv1_1.weight" one tensor; the longest
+    name wins, and a vector is meant only where all may decay or it is named in full. `lr_scales` gives parts
+    a share of the rate, which `set_learning_rate` multiplies. Groups stand in the order of their first
+    parameter, those that decay by the general rule before the vectors that do not; parameters in that of the
+    network. Raises U101 for a name that no parameter has.
+    """
+    decays, scales = dict(group_decay or {}), dict(lr_scales or {})
+    for part in (*decays, *scales):
+        _require_part(network, part)
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    spared = not decay_norm_and_bias and weight_decay != 0
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        vector = spared and parameter.ndim <= 1
+        own = _longest(name, decays)
+        if own is not None and (decay_norm_and_bias or parameter.ndim > 1 or own == name):
+            decay, vector = decays[own], False
+        elif own is not None or vector:
+            decay, vector = 0.0, True
+        else:
+            decay = weight_decay
+        place = _longest(name, scales)
+        scale = 1.0 if place is None else scales[place]
+        groups.setdefault((scale, decay, vector), []).append(parameter)
+    order = {key: place for place, key in enumerate(groups)}
+    keys = sorted(groups, key=lambda key: (key[2], order[key]))
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": groups[key], "weight_decay": key[1], **({"lr_scale": key[0]} if scales else {})}
+        for key in keys
     ]
+
+
+def _require_part(network: nn.Module, part: str) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    if not any(belongs(name, part) for name in names):
+        parts = dict.fromkeys(each for name in names for each in parts_of(name))
+        raise unknown_name(
+            "part of the network", part, parts, try_="--set optimizer.group_decay.{near}=0.001"
+        )
+
+
+def belongs(name: str, part: str) -> bool:
+    """Whether a parameter or layer is that part of a network or lies in it: conv1 holds conv1.weight."""
+    return name == part or name.startswith(part + ".")
+
+
+def parts_of(name: str) -> list[str]:
+    """'conv1.conv1_1.weight' -> conv1, conv1.conv1_1, conv1.conv1_1.weight."""
+    words = name.split(".")
+    return [".".join(words[: n + 1]) for n in range(len(words))]
+
+
+def _longest(name: str, parts: Mapping[str, float]) -> str | None:
+    return max((part for part in parts if belongs(name, part)), key=len, default=None)
 
 
 def make_optimizer(
@@ -66,21 +122,49 @@ def make_optimizer(
     beta2: float = 0.999,
     weight_decay: float = 0.0,
     decay_norm_and_bias: bool = True,
+    group_decay: Mapping[str, float] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """One of sgd, sgd_alexnet, nesterov, adam, adamw, over the trainable parameters of a network."""
-    groups = parameter_groups(network, weight_decay=weight_decay, decay_norm_and_bias=decay_norm_and_bias)
-    groups = [group for group in groups if group["params"]]
+    """One of sgd, sgd_alexnet, nesterov, rmsprop, adam, adamw, over the trainable parameters of a network.
+
+    `group_decay` and `lr_scales` are those of `parameter_groups`.
+    """
+    groups = parameter_groups(
+        network,
+        weight_decay=weight_decay,
+        decay_norm_and_bias=decay_norm_and_bias,
+        group_decay=group_decay,
+        lr_scales=lr_scales,
+    )
     if name == "sgd_alexnet":
         return AlexNetSGD(groups, lr=lr, momentum=momentum)
     if name in {"sgd", "nesterov"}:
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=name == "nesterov", fused=True)
+        descent = SGD(groups, lr=lr, momentum=momentum, nesterov=name == "nesterov", fused=True)
+        descent.register_step_pre_hook(_begin_velocities)
+        return descent
+    if name == "rmsprop":  # v = b v + (1 - b) g^2;  m = momentum m + g / sqrt(v);  w -= lr m
+        return RMSprop(groups, lr=lr, alpha=beta2, momentum=momentum)
     kind: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
     return kind(groups, lr=lr, betas=(momentum, beta2), fused=True)
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+def _begin_velocities(optimizer: Optimizer, args: object, kwargs: object) -> None:
+    """A parameter that joins later begins with the velocity 0, which gives v = g as on a first step.
+
+    torch's fused step takes a group's velocities only where all of them are there, or none.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        learning = [p for p in group["params"] if p.grad is not None]
+        new = [p for p in learning if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+        if group["momentum"] and 0 < len(new) < len(learning):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """The rate of every group: `lr`, or its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def state_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

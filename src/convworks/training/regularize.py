@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from convworks.errors import ConvworksError, unknown_name
+from convworks.layers.activation import Maxout
 from convworks.layers.dropout import GaussianDropout, KeepDropout
+from convworks.layers.locally_connected import (
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnected3d,
+)
 from convworks.ops.arguments import bad_argument, one_of
 from convworks.ops.loss import (
     l1_penalty,
@@ -37,6 +43,8 @@ DROPOUTS = (
     KeepDropout,
     GaussianDropout,
 )
+_LOCAL = (LocallyConnected1d, LocallyConnected2d, LocallyConnected3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PENALTIES = ("l2_half", "l2_plain", "l1")
 Which: TypeAlias = str | Sequence[str]
 
@@ -82,17 +90,59 @@ def project_max_norm_(
 ) -> int:
     """Bring the weights of every unit whose norm is above c back to c, in place; how many units that were.
 
-    Call it after each step of the optimizer. `dims` are the dimensions of one unit's weights, by default all
-    but the first (rows of a dense layer, filters of a convolution). Units inside keep their bits. The
-    lectures name c = 2 and 3, the dropout paper 3 to 4. Source: lectures, MaxNorm regularization.
+    Call it after each step of the optimizer. `dims` are the dimensions of one unit's weights, by default
+    those of `incoming_dims`. Units inside keep their bits. The lectures name c = 2 and 3, the dropout paper 3
+    to 4. Source: lectures, MaxNorm regularization.
     """
     moved = 0
-    for parameter in _some(network, which).values():
-        over = tuple(range(1, parameter.ndim)) if dims is None else tuple(dims)
+    chosen = _some(network, which)
+    owners = {name: network.get_submodule(name.rpartition(".")[0]) for name in chosen}
+    for name, parameter in chosen.items():
+        over = incoming_dims(owners[name], parameter.ndim) if dims is None else tuple(dims)
         projected = max_norm(parameter, c, dims=over)
         moved += int((projected != parameter).any(dim=over).sum())
         parameter.copy_(projected)
     return moved
+
+
+def incoming_dims(module: nn.Module, ndim: int) -> tuple[int, ...]:
+    """The dimensions of a weight over which one unit's incoming weights stretch.
+
+    All but the first for dense layers and convolutions; the first too for one-group transposed convolutions,
+    where the second counts the outputs; for maxout one linear piece; for unshared kernels one place of a map.
+    """
+    if ndim < 2:
+        return (0,)
+    if isinstance(module, Maxout):
+        return (2,)
+    if isinstance(module, _LOCAL):  # (O, I, k, ..., places, ...)
+        return tuple(range(1, 2 + len(module.kernel_size)))
+    if isinstance(module, _TRANSPOSED) and module.groups == 1:
+        return (0, *range(2, ndim))
+    return tuple(range(1, ndim))
+
+
+def dropout_layers(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, DROPOUTS)]
+
+
+def set_dropout_(network: nn.Module, drop: float) -> int:
+    """Give every dropout layer the probability to DROP; how many there are.
+
+    `KeepDropout` counts the other way: it keeps with 1 - drop, and scales by that at test. `GaussianDropout`
+    takes the variance drop / (1 - drop). Raises BadArgument outside [0, 1).
+    """
+    if not 0 <= drop < 1:
+        raise bad_argument("drop", drop, why="it is a probability below 1", fits="drop=0.5")
+    layers = dropout_layers(network)
+    for layer in layers:
+        if isinstance(layer, KeepDropout):
+            layer.keep_probability = 1 - drop
+        elif isinstance(layer, GaussianDropout):
+            layer.drop_probability = drop
+        else:
+            layer.p = drop  # type: ignore[assignment]
+    return len(layers)
 
 
 @torch.no_grad()
@@ -116,7 +166,7 @@ class SparsityPenalty:
             loss = cross_entropy(network(x), y) + sparsity.term()
 
     The layers must give (N, F) or (N, C, ...) in (0, 1): sigmoids. A layer that is called again is recorded
-    with its last output. Raises U101 for a name that no layer has.
+    with its last output, before any noise is added to it. Raises U101 for a name that no layer has.
     Source: lectures, sparsity regularization.
     """
 
@@ -138,7 +188,7 @@ class SparsityPenalty:
             def keep(_: nn.Module, __: Any, output: Tensor, name: str = name) -> None:
                 self._outputs[name] = output
 
-            self._handles.append(layer.register_forward_hook(keep))
+            self._handles.append(layer.register_forward_hook(keep, prepend=True))
         return self
 
     def __exit__(
@@ -156,6 +206,10 @@ class SparsityPenalty:
         """
         terms = [sparsity_penalty(output, target=self.target) for output in self._recorded().values()]
         return self.strength * torch.stack(terms).sum()
+
+    def outputs(self) -> dict[str, Tensor]:
+        """What the layers gave in the last pass. Raises U176 where one has not been run."""
+        return self._recorded()
 
     def means(self) -> dict[str, Tensor]:
         """The mean activation q of each unit, by layer."""
@@ -184,7 +238,7 @@ def monte_carlo_probabilities(network: nn.Module, x: Tensor, *, samples: int, se
     Torch's generators and the training flags are put back. Raises BadArgument without masks to draw.
     Source: lectures, dropout; Srivastava et al. 2014, section 7.5; Gal, Ghahramani 2016.
     """
-    active = [module for module in network.modules() if isinstance(module, DROPOUTS)]
+    active = dropout_layers(network)
     if samples < 1 or not active:
         why = "it is a number of masks" if active else "the network has no dropout layer"
         raise bad_argument("samples", samples, why=why, fits="samples=50, and a layer nn.Dropout(0.5)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 Schedule = Callable[[int], float]
 
@@ -34,6 +35,50 @@ def cosine(total: int, final: float = 0.0) -> Schedule:
     return multiplier
 
 
+def exponential(factor: float, period: float, *, staircase: bool = False) -> Schedule:
+    """factor ** (step / period); as a staircase, in jumps at each whole period. `period` is in steps.
+
+    GoogLeNet 2014, section 6, multiplies by 0.96 every 8 epochs.
+    """
+
+    def multiplier(step: int) -> float:
+        periods = step / period
+        return float(factor ** (math.floor(periods + 1e-9) if staircase else periods))
+
+    return multiplier
+
+
+def cycle_ends(epochs: int, *, cycle: int, growth: float = 1.0) -> tuple[int, ...]:
+    """The epochs after which cycles end, as far as `epochs`: (cycle, cycle + round(cycle growth), ...).
+
+    Cycle i has round(cycle * growth^i) epochs (Loshchilov and Hutter 2017, section 3: T_0 and T_mult).
+    """
+    lengths: list[int] = []
+    while sum(lengths) < epochs:
+        lengths.append(max(1, round(cycle * growth ** len(lengths))))
+    return tuple(end for end in accumulate(lengths) if end <= epochs)
+
+
+def warm_restarts(
+    epochs: int, steps_per_epoch: int, *, cycle: int, growth: float = 1.0, final: float = 0.0
+) -> Schedule:
+    """final + (1 - final)/2 (1 + cos(pi T_cur / T_i)): from 1 down to `final`, from 1 again in each cycle.
+
+    T_cur counts from the last restart, in steps, and T_i is the cycle's length. A cycle for which the run has
+    no time left is begun and cut off. Source: Loshchilov and Hutter, "SGDR", 2017, equation 5.
+    """
+    ends = cycle_ends(epochs, cycle=cycle, growth=growth)
+    begins = [0, *(end * steps_per_epoch for end in ends)]
+    lengths = [max(1, round(cycle * growth**i)) * steps_per_epoch for i in range(len(begins))]
+
+    def multiplier(step: int) -> float:
+        i = sum(step >= begin for begin in begins[1:])
+        share = min((step - begins[i]) / lengths[i], 1.0)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
+
+    return multiplier
+
+
 def one_cycle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
     """A linear rise from 1/25 over the first `rise` of the steps, then a cosine down to `final`."""
     top = rise * total
@@ -47,6 +92,11 @@ def one_cycle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
     return multiplier
 
 
+def scaled_rate(lr: float, *, batch: int, reference_batch: int | None) -> float:
+    """lr * batch / reference_batch: linear scaling (Goyal et al. 2017, section 2.1). Without it, lr."""
+    return lr if reference_batch is None else lr * batch / reference_batch
+
+
 def warmed_up(schedule: Schedule, warmup_steps: int) -> Schedule:
     """The same schedule, with its first steps scaled by a line that starts just above zero."""
     if warmup_steps <= 0:
@@ -58,12 +108,18 @@ def make_schedule(
     name: str,
     *,
     total_steps: int,
+    steps_per_epoch: int = 1,
     warmup: float = 0.0,
     milestones: Sequence[float] = (),
     factor: float = 0.1,
     final: float = 0.0,
+    every: float = 1.0,
+    staircase: bool = False,
+    cycle: int = 10,
+    cycle_growth: float = 1.0,
 ) -> Schedule:
-    """The schedule of a recipe over `total_steps`; `warmup` and `milestones` are shares of the run.
+    """The schedule of a recipe over `total_steps`; `warmup` and `milestones` are shares of the run, `every`
+    and `cycle` epochs of `steps_per_epoch`.
 
     'plateau' gives a constant here: its drops are decided after each epoch by `Plateau`.
     """
@@ -73,7 +129,15 @@ def make_schedule(
         "constant": constant(),
         "plateau": constant(),
         "step": steps([round(share * total_steps) for share in milestones], factor),
+        "exponential": exponential(factor, every * steps_per_epoch, staircase=staircase),
         "cosine": cosine(total_steps, final),
+        "warm-restarts": warm_restarts(
+            -(-total_steps // steps_per_epoch),
+            steps_per_epoch,
+            cycle=cycle,
+            growth=cycle_growth,
+            final=final,
+        ),
     }[name]
     return warmed_up(shape, round(warmup * total_steps))
 

@@ -47,7 +47,7 @@ def export_safetensors(
     tensors = renamed(network.state_dict(), found, model)
     check_finite(tensors, target)
     said = json.dumps({"model": model, "options": chosen, "classes": list(classes)})
-    _write(target, tensors, {"format": "pt", METADATA: said})
+    write_checked(target, tensors, {"format": "pt", METADATA: said})
     return target
 
 
@@ -93,8 +93,8 @@ def renamed(state: Mapping[str, Tensor], found: Layout, model: str) -> dict[str,
     return result
 
 
-def _write(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Under a temporary name, read back and compared, then renamed."""
+def write_checked(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Under a temporary name, read back and compared, then renamed. Raises R503, R505."""
     temporary = target.with_name(f"{durable.TEMPORARY}{uuid.uuid4().hex}")
     try:
         safetensors.torch.save_file(dict(tensors), temporary, metadata=metadata)

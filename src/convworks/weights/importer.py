@@ -15,9 +15,9 @@ from convworks.bundle import save_bundle
 from convworks.data.preprocess import Geometry, Preprocess
 from convworks.durable import sha256_file
 from convworks.errors import ConvworksError
+from convworks.layers.auxiliary import AUXILIARY
 from convworks.weights import googlenet, inception, mobilenet
 from convworks.weights.files import WeightFile, read_weights
-from convworks.weights.keymap import AUXILIARY
 from convworks.weights.layouts import head_keys, layouts_of, recognise, state_shapes
 from convworks.weights.load import Loaded, fill
 from convworks.weights.pth import read_pth

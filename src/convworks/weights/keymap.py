@@ -19,9 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from convworks.layers.auxiliary import AUXILIARY
+
 Rule = tuple[str, str]
 OURS = "convworks"
-AUXILIARY = "auxiliary_"  # begins the names of classifiers that take part in training only
 _FIELD = re.compile(r"\{([a-z])(-\d+)?\}")
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from convworks import models
 from convworks.errors import ConvworksError
+from convworks.layers.auxiliary import AUXILIARY
 from convworks.weights.files import WeightFile, read_weights
-from convworks.weights.keymap import AUXILIARY, OURS, Layout
+from convworks.weights.keymap import OURS, Layout
 from convworks.weights.layouts import check_needs, head_keys, layouts_of, lookalike, recognise
 
 COUNTER = "num_batches_tracked"  # of a batch norm: decides nothing where its momentum is a number
@@ -108,7 +109,7 @@ def fill(
         )
     check_needs(layout, model, chosen)
     heads = head_keys(model, chosen) & state.keys()
-    head, rows = _head(found, classes, new_head=new_head)
+    head, rows = head_rows(found, classes, new_head=new_head)
     tensors = found.tensors if rows is None else _with_rows(found, layout, heads, rows)
     match = match_weights(
         tensors, state, layout, new=heads if head == "new" else frozenset(), lenient=new_head
@@ -166,10 +167,10 @@ def _unlike(name: str, tensor: Tensor, target: Tensor) -> str:
     return ""
 
 
-def _head(
+def head_rows(
     found: WeightFile, classes: Sequence[str] | None, *, new_head: bool
 ) -> tuple[Head, list[int] | None]:
-    """What becomes of the last layers, and the rows of the file in the order of `classes`."""
+    """What becomes of the last layers, and the rows of the file in the order of `classes`. Raises A405."""
     if classes is None or not found.classes:
         return ("new" if new_head else "file"), None
     if tuple(classes) == found.classes:

@@ -1,0 +1,633 @@
+// Batch norm with ReLU and a residual addition, max pooling, local response norm: forward and backward, in C.
+//
+// Tensors are channels_last: rows of C channels, M = N*H*W rows, without gaps. Pixels are float32 or bfloat16,
+// everything else is float32 or float64. There is one fixed partition into blocks of rows, which depends on the
+// shape alone, and sums are added in the order of the blocks: the bits do not depend on the number of threads.
+// Compile without fast-math and with -ffp-contract=off: backward recomputes the sign that forward decided.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <type_traits>
+#include <vector>
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define BYTES 64  // of a vector
+#elif defined(__AVX2__)
+#define BYTES 32
+#else
+#define BYTES 16  // SSE2, NEON
+#endif
+#if BYTES > 16
+#include <immintrin.h>  // for what compilers' own conversions of vectors do one number at a time
+#endif
+
+namespace {
+
+constexpr int kLanes = BYTES / 4;
+typedef float vf __attribute__((vector_size(BYTES)));
+typedef int32_t vi __attribute__((vector_size(BYTES)));
+typedef uint32_t vu __attribute__((vector_size(BYTES)));
+typedef uint16_t vh __attribute__((vector_size(BYTES / 2)));
+typedef uint8_t vb __attribute__((vector_size(BYTES / 4)));
+
+constexpr int kTile = 4;              // vectors of one tile of columns, held in registers
+constexpr int64_t kChunk = 16384;     // values that are summed in float32 before they go to float64
+constexpr int64_t kBlocks = 256;      // at most so many partial sums
+constexpr int64_t kAlone = 1 << 14;   // fewer values than this are not worth a second thread
+
+struct bf16 { uint16_t bits; };
+
+template <class To, class From> inline To cast(const From& v) {
+  static_assert(sizeof(To) == sizeof(From)); To r; std::memcpy(&r, &v, sizeof r); return r;
+}
+
+#if BYTES == 64
+inline vu widen(vh h) { return cast<vu>(_mm512_cvtepu16_epi32(cast<__m256i>(h))); }
+inline vi widen(vb b) { return cast<vi>(_mm512_cvtepu8_epi32(cast<__m128i>(b))); }
+inline vh narrow(vu u) { return cast<vh>(_mm512_cvtepi32_epi16(cast<__m512i>(u))); }
+inline vb narrow(vi i) { return cast<vb>(_mm512_cvtepi32_epi8(cast<__m512i>(i))); }
+#elif BYTES == 32
+inline __m128i pack(__m256i v) { return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); }
+inline vu widen(vh h) { return cast<vu>(_mm256_cvtepu16_epi32(cast<__m128i>(h))); }
+inline vi widen(vb b) { return cast<vi>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(cast<int64_t>(b)))); }
+inline vh narrow(vu u) { return cast<vh>(pack(cast<__m256i>(u))); }
+inline vb narrow(vi i) {
+  const __m128i half = pack(cast<__m256i>(i));
+  return cast<vb>(int64_t(_mm_cvtsi128_si64(_mm_packus_epi16(half, half))));
+}
+#else
+inline vu widen(vh h) { return __builtin_convertvector(h, vu); }
+inline vi widen(vb b) { return __builtin_convertvector(b, vi); }
+inline vh narrow(vu u) { return __builtin_convertvector(u, vh); }
+inline vb narrow(vi i) { return __builtin_convertvector(i, vb); }
+#endif
+
+inline vf from_half(vh h) { return cast<vf>(widen(h) << 16); }
+inline vh to_half(vf v) {  // to the nearest, ties to even; NaN stays NaN
+  const vu u = cast<vu>(v), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const vu nan = (vu)((u & 0x7fffffffu) > 0x7f800000u);
+  return narrow((rounded & ~nan) | (0x7fc0u & nan));
+}
+inline vf load(const float* p) { vf v; std::memcpy(&v, p, sizeof v); return v; }
+inline vf load(const bf16* p) { vh h; std::memcpy(&h, p, sizeof h); return from_half(h); }
+inline vi load(const uint8_t* p) { vb b; std::memcpy(&b, p, sizeof b); return widen(b); }
+inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, vf v) { const vh h = to_half(v); std::memcpy(p, &h, sizeof h); }
+inline void store(uint8_t* p, vi i) { const vb b = narrow(i); std::memcpy(p, &b, sizeof b); }
+
+// The first n lanes, at least one; the others are 0 or stay as they are in memory.
+#if BYTES == 64
+inline __mmask16 lanes(int64_t n) { return __mmask16((1u << n) - 1u); }
+inline vf load(const float* p, int64_t n) { return cast<vf>(_mm512_maskz_loadu_ps(lanes(n), p)); }
+inline vf load(const bf16* p, int64_t n) { return from_half(cast<vh>(_mm256_maskz_loadu_epi16(lanes(n), p))); }
+inline vi load(const uint8_t* p, int64_t n) { return widen(cast<vb>(_mm_maskz_loadu_epi8(lanes(n), p))); }
+inline void store(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, lanes(n), cast<__m512>(v)); }
+inline void store(bf16* p, vf v, int64_t n) { _mm256_mask_storeu_epi16(p, lanes(n), cast<__m256i>(to_half(v))); }
+inline void store(uint8_t* p, vi i, int64_t n) { _mm_mask_storeu_epi8(p, lanes(n), cast<__m128i>(narrow(i))); }
+#else
+template <class P> inline auto load(const P* p, int64_t n) {
+  P all[kLanes] = {}; for (int64_t i = 0; i < n; ++i) all[i] = p[i];
+  return load(static_cast<const P*>(all));
+}
+template <class P, class V> inline void store(P* p, V v, int64_t n) {
+  P all[kLanes]; store(static_cast<P*>(all), v); for (int64_t i = 0; i < n; ++i) p[i] = all[i];
+}
+#endif
+
+inline float get(const float* p) { return *p; }
+inline float get(const bf16* p) { uint32_t u = uint32_t(p->bits) << 16; float f; std::memcpy(&f, &u, 4); return f; }
+inline void put(float* p, float f) { *p = f; }
+inline void put(bf16* p, float f) {
+  uint32_t u; std::memcpy(&u, &f, 4);
+  p->bits = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+inline vf keep_where(vi mask, vf v) {  // else 0
+#if BYTES == 64
+  __asm__("" : "+v"(v));  // v is loaded now: a load under the mask would wait until the mask is known
+#endif
+  return cast<vf>(cast<vi>(v) & mask);
+}
+inline vf select(vi mask, vf a, vf b) { return cast<vf>((cast<vi>(a) & mask) | (cast<vi>(b) & ~mask)); }
+inline vi active(vf z) { return ~(vi)(z <= 0.0f); }  // NaN passes, as with torch's ReLU
+inline bool active(float z) { return !(z <= 0.0f); }
+
+// --- threads: torch's own OpenMP library does the work, through the two functions that it gives -------------
+
+typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
+typedef int (*Number)();
+Parallel parallel_region = nullptr;
+Number thread_number = nullptr;
+Number team_size = nullptr;
+
+struct Job { void (*run)(void*, int64_t, int64_t); void* data; int64_t blocks; std::atomic<bool> failed; };
+
+void worker(void* raw) {  // nothing may be thrown out of a parallel region
+  Job* job = static_cast<Job*>(raw);
+  const int64_t n = team_size(), t = thread_number();
+  try { job->run(job->data, job->blocks * t / n, job->blocks * (t + 1) / n); } catch (...) { job->failed = true; }
+}
+
+template <class F>
+void over_blocks(int64_t blocks, int threads, F&& body) {  // body(first, last) for ranges of blocks
+  Job job{[](void* d, int64_t a, int64_t b) { (*static_cast<std::remove_reference_t<F>*>(d))(a, b); },
+          &body, blocks, {false}};
+  if (threads <= 1 || blocks <= 1 || !parallel_region) { body(int64_t(0), blocks); return; }
+  parallel_region(worker, &job, unsigned(threads), 0);  // always torch's number: another would rebuild its team
+  if (job.failed) throw std::bad_alloc();
+}
+
+// --- how rows of C channels become wide rows of whole vectors ------------------------------------------------
+
+struct Plan {
+  int64_t C, k, W, wide, rest, chunk, per_block, blocks;  // wide rows of W = C*k lanes; `rest` plain rows are left
+  Plan(int64_t M, int64_t C_) : C(C_) {
+    k = kLanes / std::gcd(C, int64_t(kLanes));
+    while (C * k < kLanes * kTile) k *= 2;
+    W = C * k; wide = M / k; rest = M % k;
+    chunk = kChunk / W; if (chunk < 8) chunk = 8;  // wide rows
+    per_block = (wide + kBlocks - 1) / kBlocks;
+    if (per_block < chunk) per_block = chunk;
+    blocks = wide ? (wide + per_block - 1) / per_block : 0;
+    if (blocks == 0) blocks = 1;
+  }
+  int64_t begin(int64_t b) const { return b * per_block < wide ? b * per_block : wide; }
+  int64_t end(int64_t b) const { return begin(b + 1); }
+  int threads(int wanted) const { return wide * W < kAlone ? 1 : wanted; }
+  std::vector<float> repeated(const float* v) const {
+    std::vector<float> r(W);
+    for (int64_t i = 0; i < W; ++i) r[i] = v[i % C];
+    return r;
+  }
+};
+
+// Two sums for each channel. `term(p, j, n, a, b)` adds those of n vectors at pixel offset p, column j.
+// The partial sums of a block are in float64; blocks are added in their order.
+template <class Vector, class Scalar>
+void two_sums(const Plan& plan, int threads, double* first, double* second, Vector&& vector, Scalar&& scalar) {
+  const int64_t C = plan.C, W = plan.W;
+  std::vector<double> partial(size_t(plan.blocks) * 2 * C);
+  over_blocks(plan.blocks, plan.threads(threads), [&](int64_t b0, int64_t b1) {
+    std::vector<double> sums(2 * W);
+    const auto at = vector;  // a copy, so that its pointers stay in registers
+    for (int64_t b = b0; b < b1; ++b) {
+      std::fill(sums.begin(), sums.end(), 0.0);
+      for (int64_t r0 = plan.begin(b); r0 < plan.end(b); r0 += plan.chunk) {
+        const int64_t r1 = r0 + plan.chunk < plan.end(b) ? r0 + plan.chunk : plan.end(b);
+        int64_t j = 0;
+        auto flush = [&](const vf& s, const vf& q, int64_t from) {
+          for (int l = 0; l < kLanes; ++l) { sums[from + l] += s[l]; sums[W + from + l] += q[l]; }
+        };
+        for (; j + kTile * kLanes <= W; j += kTile * kLanes) {
+          vf s0{}, s1{}, s2{}, s3{}, q0{}, q1{}, q2{}, q3{};
+          for (int64_t r = r0; r < r1; ++r) {
+            const int64_t p = r * W + j;
+            at(p, j, s0, q0); at(p + kLanes, j + kLanes, s1, q1);
+            at(p + 2 * kLanes, j + 2 * kLanes, s2, q2); at(p + 3 * kLanes, j + 3 * kLanes, s3, q3);
+          }
+          flush(s0, q0, j); flush(s1, q1, j + kLanes);
+          flush(s2, q2, j + 2 * kLanes); flush(s3, q3, j + 3 * kLanes);
+        }
+        for (; j < W; j += kLanes) {
+          vf s{}, q{};
+          for (int64_t r = r0; r < r1; ++r) at(r * W + j, j, s, q);
+          flush(s, q, j);
+        }
+      }
+      double* to = &partial[size_t(b) * 2 * C];
+      for (int64_t i = 0; i < W; ++i) { to[i % C] += sums[i]; to[C + i % C] += sums[W + i]; }
+    }
+  });
+  for (int64_t c = 0; c < C; ++c) first[c] = second[c] = 0;
+  for (int64_t b = 0; b < plan.blocks; ++b)
+    for (int64_t c = 0; c < C; ++c) {
+      first[c] += partial[size_t(b) * 2 * C + c];
+      second[c] += partial[size_t(b) * 2 * C + C + c];
+    }
+  for (int64_t i = plan.wide * W; i < plan.wide * W + plan.rest * C; ++i) scalar(i, i % C, first[i % C], second[i % C]);
+}
+
+template <class Vector, class Scalar>
+void each_value(const Plan& plan, int threads, Vector&& vector, Scalar&& scalar) {
+  const int64_t W = plan.W;
+  over_blocks(plan.blocks, plan.threads(threads), [&](int64_t b0, int64_t b1) {
+    const auto at = vector;  // a copy, so that its pointers stay in registers
+    const int64_t width = W;
+    for (int64_t b = b1; b-- > b0;) {  // backwards: what the sums read last is still in the caches
+      const int64_t first = plan.begin(b);
+      for (int64_t r = plan.end(b); r-- > first;)
+        for (int64_t j = 0; j < width; j += kLanes) at(r * width + j, j);
+    }
+  });
+  for (int64_t i = plan.wide * W; i < plan.wide * W + plan.rest * plan.C; ++i) scalar(i, i % plan.C);
+}
+
+void affine(int64_t C, const float* weight, const float* bias, const float* mean, const float* invstd,
+            std::vector<float>& scale, std::vector<float>& shift) {  // z = scale x + shift
+  scale.resize(C); shift.resize(C);
+  for (int64_t c = 0; c < C; ++c) {
+    scale[c] = (weight ? weight[c] : 1.0f) * invstd[c];
+    shift[c] = (bias ? bias[c] : 0.0f) - mean[c] * scale[c];
+  }
+}
+
+// --- batch norm ---------------------------------------------------------------------------------------------
+
+template <class T>
+void statistics(int64_t M, int64_t C, const T* x, float* mean, float* invstd, float* running_mean,
+                float* running_var, double momentum, double eps, int threads) {
+  const Plan plan(M, C);
+  std::vector<float> origin(C);  // sums are taken about the first row: no cancellation where the mean is large
+  for (int64_t c = 0; c < C; ++c) origin[c] = get(x + c);
+  const std::vector<float> about = plan.repeated(origin.data());
+  const float* o = about.data();
+  std::vector<double> sum(C), square(C);
+  two_sums(plan, threads, sum.data(), square.data(),
+           [=](int64_t p, int64_t j, vf& s, vf& q) { vf d = load(x + p) - load(o + j); s += d; q += d * d; },
+           [&](int64_t p, int64_t c, double& s, double& q) { double d = get(x + p) - origin[c]; s += d; q += d * d; });
+  for (int64_t c = 0; c < C; ++c) {
+    const double d = sum[c] / M, m = origin[c] + d;
+    double var = square[c] / M - d * d;
+    if (var < 0) var = 0;
+    mean[c] = float(m);
+    invstd[c] = float(1.0 / std::sqrt(var + eps));
+    if (running_mean) {
+      running_mean[c] = float((1 - momentum) * running_mean[c] + momentum * m);
+      running_var[c] = float((1 - momentum) * running_var[c] + momentum * var * M / (M - 1.0));
+    }
+  }
+}
+
+template <class T, bool RELU, bool RESIDUAL>
+void apply(int64_t M, int64_t C, const T* x, const T* residual, const float* weight, const float* bias,
+           const float* mean, const float* invstd, T* y, int threads) {
+  const Plan plan(M, C);
+  std::vector<float> scale, shift;
+  affine(C, weight, bias, mean, invstd, scale, shift);
+  const std::vector<float> wide_a = plan.repeated(scale.data()), wide_b = plan.repeated(shift.data());
+  const float *a = wide_a.data(), *b = wide_b.data(), *a1 = scale.data(), *b1 = shift.data();
+  each_value(plan, threads,
+             [=](int64_t p, int64_t j) {
+               vf z = load(x + p) * load(a + j) + load(b + j);
+               if (RESIDUAL) z += load(residual + p);
+               store(y + p, RELU ? keep_where(active(z), z) : z);
+             },
+             [=](int64_t p, int64_t c) {
+               float z = get(x + p) * a1[c] + b1[c];
+               if (RESIDUAL) z += get(residual + p);
+               put(y + p, !RELU || active(z) ? z : 0.0f);
+             });
+}
+
+// The sums of g and g (x - mean), where g is dy behind the ReLU; with a residual g is written too, and the ReLU's
+// sign is that of y. dweight, dbias and the two coefficients of dx come out.
+template <class T, bool RELU, bool RESIDUAL>
+void gradient_sums(int64_t M, int64_t C, const T* x, const T* dy, const T* y, const float* weight,
+                   const float* bias, const float* mean, const float* invstd, T* g_out, double* sum_g,
+                   double* sum_gx, int threads) {
+  const Plan plan(M, C);
+  std::vector<float> scale, shift;
+  affine(C, weight, bias, mean, invstd, scale, shift);
+  const std::vector<float> wide_a = plan.repeated(scale.data()), wide_b = plan.repeated(shift.data()),
+                           wide_m = plan.repeated(mean);
+  const float *a = wide_a.data(), *b = wide_b.data(), *m = wide_m.data(), *a1 = scale.data(), *b1 = shift.data();
+  two_sums(plan, threads, sum_g, sum_gx,
+           [=](int64_t p, int64_t j, vf& s, vf& q) {
+             vf g = load(dy + p), v = load(x + p);
+             if (RELU) g = keep_where(active(RESIDUAL ? load(y + p) : v * load(a + j) + load(b + j)), g);
+             if (RESIDUAL) store(g_out + p, g);
+             s += g; q += g * (v - load(m + j));
+           },
+           [=](int64_t p, int64_t c, double& s, double& q) {
+             float g = get(dy + p), v = get(x + p);
+             if (RELU && !active(RESIDUAL ? get(y + p) : v * a1[c] + b1[c])) g = 0;
+             if (RESIDUAL) put(g_out + p, g);
+             s += g; q += double(g) * (v - mean[c]);
+           });
+}
+
+struct Coefficients { std::vector<float> a, b, c; };  // dx = a g + b (x - mean) + c
+
+Coefficients coefficients(int64_t M, int64_t C, const float* weight, const float* invstd, const double* sum_g,
+                          const double* sum_gx) {
+  Coefficients r{std::vector<float>(C), std::vector<float>(C), std::vector<float>(C)};
+  for (int64_t c = 0; c < C; ++c) {
+    const double s = invstd[c], a = (weight ? double(weight[c]) : 1.0) * s;
+    r.a[c] = float(a); r.b[c] = float(-a * s * s * sum_gx[c] / M); r.c[c] = float(-a * sum_g[c] / M);
+  }
+  return r;
+}
+
+template <class T, bool RELU>
+void input_gradient(int64_t M, int64_t C, const T* x, const T* g_in, const float* weight, const float* bias,
+                    const float* mean, const float* invstd, const double* sum_g, const double* sum_gx, T* dx,
+                    int threads) {
+  const Plan plan(M, C);
+  std::vector<float> scale, shift;
+  affine(C, weight, bias, mean, invstd, scale, shift);
+  const Coefficients k = coefficients(M, C, weight, invstd, sum_g, sum_gx);
+  const std::vector<float> wa = plan.repeated(k.a.data()), wb = plan.repeated(k.b.data()),
+                           wc = plan.repeated(k.c.data()), wm = plan.repeated(mean),
+                           ws = plan.repeated(scale.data()), wt = plan.repeated(shift.data());
+  const float *a = wa.data(), *b = wb.data(), *c = wc.data(), *m = wm.data(), *s = ws.data(), *t = wt.data();
+  each_value(plan, threads,
+             [=](int64_t p, int64_t j) {
+               vf g = load(g_in + p), v = load(x + p);
+               if (RELU) g = keep_where(active(v * load(s + j) + load(t + j)), g);
+               store(dx + p, load(a + j) * g + load(b + j) * (v - load(m + j)) + load(c + j));
+             },
+             [=](int64_t p, int64_t i) {
+               float g = get(g_in + p), v = get(x + p);
+               if (RELU && !active(v * s[i] + t[i])) g = 0;
+               put(dx + p, a[i] * g + b[i] * (v - m[i]) + c[i]);
+             });
+}
+
+// --- max pooling --------------------------------------------------------------------------------------------
+
+struct Window { int64_t N, H, W, C, OH, OW, kh, kw, sh, sw, ph, pw; };
+constexpr uint8_t kNone = 255;  // nothing of the window is above 0
+
+// FLOOR: a ReLU before or behind. NORM: a batch norm before the ReLU; `chosen` keeps x where z was the largest.
+// scale and shift have room for whole vectors.
+template <class T, bool FLOOR, bool NORM>
+void pool_forward(const Window& w, const T* x, const float* scale, const float* shift, T* y, uint8_t* place,
+                  T* chosen, int threads) {
+  const int64_t C = w.C;
+  over_blocks(w.N * w.OH, w.N * w.OH * w.OW * C < kAlone ? 1 : threads, [&](int64_t b0, int64_t b1) {
+    for (int64_t row = b0; row < b1; ++row) {
+      const int64_t n = row / w.OH, top = row % w.OH * w.sh - w.ph;
+      const int64_t i0 = top < 0 ? -top : 0, i1 = top + w.kh > w.H ? w.H - top : w.kh;
+      for (int64_t ow = 0; ow < w.OW; ++ow) {
+        const int64_t left = ow * w.sw - w.pw;
+        const int64_t j0 = left < 0 ? -left : 0, j1 = left + w.kw > w.W ? w.W - left : w.kw;
+        const int64_t out = (row * w.OW + ow) * C, at = ((n * w.H + top) * w.W + left) * C;
+        auto columns = [&](int64_t c, auto... lanes) {  // no `lanes`: all of them
+          vf best = vf{} - std::numeric_limits<float>::infinity(), kept{};
+          vi where = vi{} + int32_t(i0 * w.kw + j0);
+          for (int64_t i = i0; i < i1; ++i)
+            for (int64_t j = j0; j < j1; ++j) {
+              const vf v = load(x + at + (i * w.W + j) * C + c, lanes...);
+              const vf z = NORM ? v * load(scale + c) + load(shift + c) : v;
+              const vi better = (vi)(z > best) | (vi)(z != z);
+              best = select(better, z, best);
+              if (NORM) kept = select(better, v, kept);
+              where = (better & int32_t(i * w.kw + j)) | (~better & where);
+            }
+          if (FLOOR) {
+            const vi on = active(best);
+            best = keep_where(on, best);
+            where = (on & where) | (~on & int32_t(kNone));
+          }
+          store(y + out + c, best, lanes...);
+          if (NORM) store(chosen + out + c, kept, lanes...);
+          store(place + out + c, where, lanes...);
+        };
+        int64_t c = 0;
+        for (; c + kLanes <= C; c += kLanes) columns(c);
+        if (c < C) columns(c, C - c);
+      }
+    }
+  });
+}
+
+struct Padded { std::vector<float> a, b, c, mean; };  // of a batch norm's dx, with room for whole vectors
+
+// Every place of x collects from the windows over it. With NORM also a g + b (x - mean) + c of the batch norm.
+template <class T, bool NORM>
+void pool_backward(const Window& w, const T* dy, const uint8_t* place, const T* x, const Padded* k, T* dx,
+                   int threads) {
+  const int64_t C = w.C;
+  over_blocks(w.N * w.H, w.N * w.H * w.W * C < kAlone ? 1 : threads, [&](int64_t b0, int64_t b1) {
+    for (int64_t row = b0; row < b1; ++row) {
+      const int64_t n = row / w.H, ih = row % w.H + w.ph;
+      const int64_t h0 = ih < w.kh ? 0 : (ih - w.kh) / w.sh + 1, h1 = ih / w.sh + 1 < w.OH ? ih / w.sh + 1 : w.OH;
+      for (int64_t col = 0; col < w.W; ++col) {
+        const int64_t iw = col + w.pw, in = (row * w.W + col) * C;
+        const int64_t w0 = iw < w.kw ? 0 : (iw - w.kw) / w.sw + 1, w1 = iw / w.sw + 1 < w.OW ? iw / w.sw + 1 : w.OW;
+        auto columns = [&](int64_t c, auto... lanes) {
+          vf g{};
+          for (int64_t oh = h0; oh < h1; ++oh)
+            for (int64_t ow = w0; ow < w1; ++ow) {
+              const int64_t out = ((n * w.OH + oh) * w.OW + ow) * C + c;
+              const int32_t mine = int32_t((ih - oh * w.sh) * w.kw + iw - ow * w.sw);
+              g += keep_where((vi)(load(place + out, lanes...) == mine), load(dy + out, lanes...));
+            }
+          if (NORM) {
+            const vf centred = load(x + in + c, lanes...) - load(&k->mean[c]);
+            g = load(&k->a[c]) * g + load(&k->b[c]) * centred + load(&k->c[c]);
+          }
+          store(dx + in + c, g, lanes...);
+        };
+        int64_t c = 0;
+        for (; c + kLanes <= C; c += kLanes) columns(c);
+        if (c < C) columns(c, C - c);
+      }
+    }
+  });
+}
+
+// --- local response norm over neighbouring channels ----------------------------------------------------------
+
+inline vf root(vf v) {
+#if BYTES == 64
+  return cast<vf>(_mm512_sqrt_ps(cast<__m512>(v)));
+#elif BYTES == 32
+  return cast<vf>(_mm256_sqrt_ps(cast<__m256>(v)));
+#else
+  vf r; for (int l = 0; l < kLanes; ++l) r[l] = std::sqrt(v[l]);
+  return r;
+#endif
+}
+inline vf power(vf s, int quarters) {  // s^(-quarters / 4)
+  const vf half = root(s);
+  switch (quarters) {
+    case 1: return 1.0f / root(half);
+    case 2: return 1.0f / half;
+    case 3: return 1.0f / (half * root(half));
+    default: return 1.0f / s;
+  }
+}
+
+// b = a s^-beta, s = k + alpha (sum of a^2 over 2 reach + 1 channels), a = x or relu(x), beta = quarters / 4.
+// Without dy b is written to `out`, with it dx = dy s^-beta - 2 alpha beta a (sum over j near of dy_j a_j s_j^(-beta-1)).
+template <class T, bool RELU, bool BACKWARD>
+void response(int64_t M, int64_t C, const T* x, const T* dy, T* out, int reach, float alpha, int quarters, float k,
+              int threads) {
+  const int64_t blocks = (M * C + kChunk - 1) / kChunk;
+  over_blocks(blocks, M * C < kAlone ? 1 : threads, [&](int64_t b0, int64_t b1) {
+    const size_t room = size_t(C + 2 * reach + kLanes);  // zeros around, so that the ends have fewer terms
+    std::vector<float> squares(room), shares(room), powers(room);
+    auto near = [&](const std::vector<float>& v, int64_t c) {
+      vf sum = load(&v[c]);
+      for (int64_t d = 1; d <= 2 * reach; ++d) sum += load(&v[c + d]);
+      return sum;
+    };
+    auto lanes = [&](int64_t c) { return C - c < kLanes ? C - c : int64_t(kLanes); };
+    for (int64_t row = M * b0 / blocks; row < M * b1 / blocks; ++row) {
+      const int64_t at = row * C;
+      auto input = [&](int64_t c) {
+        const vf v = load(x + at + c, lanes(c));
+        return RELU ? keep_where(active(v), v) : v;
+      };
+      for (int64_t c = 0; c < C; c += kLanes) { const vf a = input(c); store(&squares[c + reach], a * a, lanes(c)); }
+      for (int64_t c = 0; c < C; c += kLanes) {
+        const vf a = input(c), s = k + alpha * near(squares, c), p = power(s, quarters);
+        if (!BACKWARD) { store(out + at + c, a * p, lanes(c)); continue; }
+        store(&shares[c + reach], load(dy + at + c, lanes(c)) * a * p / s, lanes(c));
+        store(&powers[c], p);
+      }
+      if (!BACKWARD) continue;
+      const float factor = -2.0f * alpha * (quarters / 4.0f);
+      for (int64_t c = 0; c < C; c += kLanes) {
+        const vf v = load(x + at + c, lanes(c));
+        vf g = load(dy + at + c, lanes(c)) * load(&powers[c]) + factor * input(c) * near(shares, c);
+        if (RELU) g = keep_where(active(v), g);
+        store(out + at + c, g, lanes(c));
+      }
+    }
+  });
+}
+
+template <class T>
+int response_either(int64_t M, int64_t C, const void* x_, const void* dy_, void* out_, int reach, float alpha,
+                    int quarters, float k, int relu, int threads) {
+  const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_);
+  T* out = static_cast<T*>(out_);
+  if (dy && relu) response<T, true, true>(M, C, x, dy, out, reach, alpha, quarters, k, threads);
+  else if (dy) response<T, false, true>(M, C, x, dy, out, reach, alpha, quarters, k, threads);
+  else if (relu) response<T, true, false>(M, C, x, dy, out, reach, alpha, quarters, k, threads);
+  else response<T, false, false>(M, C, x, dy, out, reach, alpha, quarters, k, threads);
+  return 0;
+}
+
+template <class T>
+int norm_forward(int64_t M, int64_t C, const void* x, const void* residual, const float* weight, const float* bias,
+                 float* running_mean, float* running_var, float* mean, float* invstd, void* y, double momentum,
+                 double eps, int relu, int threads) {
+  const T *in = static_cast<const T*>(x), *add = static_cast<const T*>(residual);
+  T* out = static_cast<T*>(y);
+  statistics<T>(M, C, in, mean, invstd, running_mean, running_var, momentum, eps, threads);
+  if (!out) return 0;  // a pooling does the rest
+  if (relu && add) apply<T, true, true>(M, C, in, add, weight, bias, mean, invstd, out, threads);
+  else if (relu) apply<T, true, false>(M, C, in, add, weight, bias, mean, invstd, out, threads);
+  else if (add) apply<T, false, true>(M, C, in, add, weight, bias, mean, invstd, out, threads);
+  else apply<T, false, false>(M, C, in, add, weight, bias, mean, invstd, out, threads);
+  return 0;
+}
+
+void parameter_gradients(int64_t C, const float* invstd, const double* sum_g, const double* sum_gx, float* dweight,
+                         float* dbias) {
+  for (int64_t c = 0; c < C; ++c) { dweight[c] = float(sum_gx[c] * invstd[c]); dbias[c] = float(sum_g[c]); }
+}
+
+template <class T>
+int norm_backward(int64_t M, int64_t C, const void* x_, const void* dy_, const void* y_, const float* weight,
+                  const float* bias, const float* mean, const float* invstd, void* dx_, void* dresidual_,
+                  float* dweight, float* dbias, int relu, int threads) {
+  const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_), *y = static_cast<const T*>(y_);
+  T *dx = static_cast<T*>(dx_), *g = static_cast<T*>(dresidual_);
+  std::vector<double> sum_g(C), sum_gx(C);
+  double *s = sum_g.data(), *q = sum_gx.data();
+  if (relu && y) gradient_sums<T, true, true>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
+  else if (relu) gradient_sums<T, true, false>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
+  else gradient_sums<T, false, false>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
+  if (relu && !y) input_gradient<T, true>(M, C, x, dy, weight, bias, mean, invstd, s, q, dx, threads);
+  else input_gradient<T, false>(M, C, x, relu ? g : dy, weight, bias, mean, invstd, s, q, dx, threads);
+  parameter_gradients(C, invstd, s, q, dweight, dbias);
+  return 0;
+}
+
+template <class T>
+int pooled_forward(const Window& w, const void* x_, const float* weight, const float* bias, const float* mean,
+                   const float* invstd, void* y_, uint8_t* place, void* chosen_, int relu, int threads) {
+  const T* x = static_cast<const T*>(x_);
+  T *y = static_cast<T*>(y_), *chosen = static_cast<T*>(chosen_);
+  if (mean) {
+    std::vector<float> scale, shift;
+    affine(w.C, weight, bias, mean, invstd, scale, shift);
+    scale.resize(w.C + kLanes); shift.resize(w.C + kLanes);
+    if (!relu) return 2;
+    pool_forward<T, true, true>(w, x, scale.data(), shift.data(), y, place, chosen, threads);
+  } else if (relu) pool_forward<T, true, false>(w, x, nullptr, nullptr, y, place, chosen, threads);
+  else pool_forward<T, false, false>(w, x, nullptr, nullptr, y, place, chosen, threads);
+  return 0;
+}
+
+template <class T>
+int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, const void* x_, const void* chosen_,
+                    const float* weight, const float* bias, const float* mean, const float* invstd, void* dx_,
+                    float* dweight, float* dbias, int threads) {
+  const T *dy = static_cast<const T*>(dy_), *x = static_cast<const T*>(x_), *chosen = static_cast<const T*>(chosen_);
+  T* dx = static_cast<T*>(dx_);
+  if (!mean) { pool_backward<T, false>(w, dy, place, x, nullptr, dx, threads); return 0; }
+  std::vector<double> s(w.C), q(w.C);
+  gradient_sums<T, true, false>(w.N * w.OH * w.OW, w.C, chosen, dy, nullptr, weight, bias, mean, invstd, nullptr,
+                                s.data(), q.data(), threads);
+  const Coefficients k = coefficients(w.N * w.H * w.W, w.C, weight, invstd, s.data(), q.data());
+  Padded wide{k.a, k.b, k.c, std::vector<float>(mean, mean + w.C)};
+  for (auto* v : {&wide.a, &wide.b, &wide.c, &wide.mean}) v->resize(w.C + kLanes);
+  pool_backward<T, true>(w, dy, place, x, &wide, dx, threads);
+  parameter_gradients(w.C, invstd, s.data(), q.data(), dweight, dbias);
+  return 0;
+}
+
+}  // namespace
+
+#define GUARDED(call) try { return call; } catch (...) { return 1; }  // 1: no memory
+
+extern "C" {
+
+int convworks_interface() { return 1; }
+
+void convworks_threads(void* parallel, void* number, void* size) {
+  parallel_region = reinterpret_cast<Parallel>(parallel);
+  thread_number = reinterpret_cast<Number>(number);
+  team_size = reinterpret_cast<Number>(size);
+}
+
+int convworks_norm_forward(int half, int64_t M, int64_t C, const void* x, const void* residual, const float* weight,
+                           const float* bias, float* running_mean, float* running_var, float* mean, float* invstd,
+                           void* y, double momentum, double eps, int relu, int threads) {
+  auto run = half ? norm_forward<bf16> : norm_forward<float>;
+  GUARDED(run(M, C, x, residual, weight, bias, running_mean, running_var, mean, invstd, y, momentum, eps, relu,
+              threads))
+}
+
+int convworks_norm_backward(int half, int64_t M, int64_t C, const void* x, const void* dy, const void* y,
+                            const float* weight, const float* bias, const float* mean, const float* invstd, void* dx,
+                            void* dresidual, float* dweight, float* dbias, int relu, int threads) {
+  auto run = half ? norm_backward<bf16> : norm_backward<float>;
+  GUARDED(run(M, C, x, dy, y, weight, bias, mean, invstd, dx, dresidual, dweight, dbias, relu, threads))
+}
+
+// `window` is N, H, W, C, OH, OW, then kernel, stride and padding, each along H and W.
+int convworks_pool_forward(int half, const int64_t* window, const void* x, const float* weight, const float* bias,
+                           const float* mean, const float* invstd, void* y, uint8_t* place, void* chosen, int relu,
+                           int threads) {
+  Window w; std::memcpy(&w, window, sizeof w);
+  auto run = half ? pooled_forward<bf16> : pooled_forward<float>;
+  GUARDED(run(w, x, weight, bias, mean, invstd, y, place, chosen, relu, threads))
+}
+
+int convworks_pool_backward(int half, const int64_t* window, const void* dy, const uint8_t* place, const void* x,
+                            const void* chosen, const float* weight, const float* bias, const float* mean,
+                            const float* invstd, void* dx, float* dweight, float* dbias, int threads) {
+  Window w; std::memcpy(&w, window, sizeof w);
+  auto run = half ? pooled_backward<bf16> : pooled_backward<float>;
+  GUARDED(run(w, dy, place, x, chosen, weight, bias, mean, invstd, dx, dweight, dbias, threads))
+}
+
+int convworks_response(int half, int64_t M, int64_t C, const void* x, const void* dy, void* out, int reach,
+                       double alpha, int quarters, double k, int relu, int threads) {
+  auto run = half ? response_either<bf16> : response_either<float>;
+  GUARDED(run(M, C, x, dy, out, reach, float(alpha), quarters, float(k), relu, threads))
+}
+
+}  // extern "C"

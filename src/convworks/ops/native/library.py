@@ -1,0 +1,240 @@
+"""The loaded kernels, as functions on torch tensors; memory is torch's, threads are torch's own OpenMP team.
+
+`open_kernels(folder)` loads them for this process, as a shared library can only be loaded for a process. The
+functions take channels_last tensors of float32 or bfloat16 on the CPU, and check nothing:
+`fused_batch_norm.py` is the place that does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convworks.ops.native.build import build, built
+
+INTERFACE = 1  # of kernels.cpp
+_POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
+_SIGNATURES = {
+    "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
+    "convworks_norm_backward": [_INT, _I64, _I64, *[_POINTER] * 11, _INT, _INT],
+    "convworks_pool_forward": [_INT, *[_POINTER] * 9, _INT, _INT],
+    "convworks_pool_backward": [_INT, *[_POINTER] * 12, _INT],
+    "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
+}
+
+
+@dataclass(slots=True)
+class _State:
+    """Of this process."""
+
+    library: ctypes.CDLL | None = None
+    reason: str = "not opened"
+
+
+_STATE = _State()
+
+
+def open_kernels(folder: Path, *, compile_: bool) -> str:
+    """Load the kernels that lie in `folder`, compiled first where that is allowed and necessary.
+
+    Returns '' where they can be used, else the reason in words. What is loaded stays loaded.
+    """
+    if _STATE.library is None:
+        found = build(folder) if compile_ else built(folder)
+        _STATE.reason = found.reason
+        if found.path is not None:
+            try:
+                _STATE.library = _load(found.path)
+            except (OSError, AttributeError) as problem:
+                _STATE.reason = f"{found.path.name} cannot be loaded: {problem}"
+    return _STATE.reason
+
+
+def available() -> bool:
+    """Whether the kernels are loaded."""
+    return _STATE.library is not None
+
+
+def close_kernels() -> None:
+    """Work without kernels from now on, as where there is no compiler."""
+    _STATE.library, _STATE.reason = None, "not opened"
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """The library, with its threads set. Raises OSError or AttributeError for one that does not fit."""
+    library = ctypes.CDLL(str(path.absolute()))
+    if library.convworks_interface() != INTERFACE:
+        raise OSError("it has another interface")
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, _INT
+    library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER] * 3, None
+    library.convworks_threads(*_team())
+    return library
+
+
+def _team() -> tuple[int | None, int | None, int | None]:
+    """GOMP_parallel and its two questions, from the very OpenMP library that torch uses, or nothing.
+
+    Names are looked up in torch's own library and what that was linked with, so that a second copy, which
+    another package brings along, is never taken: two teams of threads would wait against each other.
+    """
+    try:
+        torch_itself = ctypes.CDLL(torch._C.__file__)
+        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+        first, second, third = (ctypes.cast(getattr(torch_itself, name), _POINTER).value for name in names)
+        return first, second, third
+    except (OSError, AttributeError):
+        return None, None, None
+
+
+def _call(name: str, *arguments: object) -> None:
+    assert _STATE.library is not None
+    if getattr(_STATE.library, name)(*arguments):
+        raise MemoryError(f"{name} found no memory")
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def norm_forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor, Tensor] | None,
+    y: Tensor | None,
+    *,
+    momentum: float,
+    epsilon: float,
+    relu: bool,
+) -> Tensor:
+    """Writes y, or only the statistics where it is None; returns the mean and 1/std, (2, C) in float32."""
+    channels = x.shape[1]
+    saved = torch.empty(2, channels, dtype=torch.float32)
+    mean, var = running or (None, None)
+    _call(
+        "convworks_norm_forward",
+        x.dtype == torch.bfloat16,
+        x.numel() // channels,
+        channels,
+        *(_at(each) for each in (x, residual, weight, bias, mean, var, saved[0], saved[1], y)),
+        momentum,
+        epsilon,
+        relu,
+        torch.get_num_threads(),
+    )
+    return saved
+
+
+def norm_backward(
+    x: Tensor,
+    dy: Tensor,
+    y: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Tensor,
+    *,
+    relu: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(dx, dresidual, dweight and dbias as (2, C)); y is given where a residual was added before the ReLU."""
+    channels = x.shape[1]
+    dx, parameters = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float32)
+    dresidual = torch.empty_like(x) if y is not None else None
+    tensors = (x, dy, y, weight, bias, saved[0], saved[1], dx, dresidual, parameters[0], parameters[1])
+    _call(
+        "convworks_norm_backward",
+        x.dtype == torch.bfloat16,
+        x.numel() // channels,
+        channels,
+        *(_at(each) for each in tensors),
+        relu,
+        torch.get_num_threads(),
+    )
+    return dx, dresidual, parameters
+
+
+def response(
+    x: Tensor, dy: Tensor | None, *, reach: int, alpha: float, quarters: int, k: float, relu: bool
+) -> Tensor:
+    """Local response norm of x or relu(x), with exponent quarters / 4; with dy the gradient to x."""
+    out, channels = torch.empty_like(x), x.shape[1]
+    _call(
+        "convworks_response",
+        x.dtype == torch.bfloat16,
+        x.numel() // channels,
+        channels,
+        *(_at(each) for each in (x, dy, out)),
+        reach,
+        alpha,
+        quarters,
+        k,
+        relu,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # kernel, stride, padding
+
+
+def _window(shape: tuple[int, ...], out: Tensor, window: Window) -> ctypes.Array[ctypes.c_int64]:
+    n, channels, height, width = shape
+    values = (n, height, width, channels, *out.shape[2:], *window[0], *window[1], *window[2])
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def pool_forward(
+    x: Tensor,
+    y: Tensor,
+    window: Window,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    saved: Tensor | None = None,
+    relu: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Writes y; returns each maximum's place in its window as uint8 and, behind a batch norm, x there."""
+    place = torch.empty_like(y, dtype=torch.uint8)
+    chosen = torch.empty_like(y) if saved is not None else None
+    mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
+    _call(
+        "convworks_pool_forward",
+        x.dtype == torch.bfloat16,
+        _window(tuple(x.shape), y, window),
+        *(_at(each) for each in (x, weight, bias, mean, invstd, y, place, chosen)),
+        relu,
+        torch.get_num_threads(),
+    )
+    return place, chosen
+
+
+def pool_backward(
+    dy: Tensor,
+    place: Tensor,
+    dx: Tensor,
+    window: Window,
+    *,
+    x: Tensor | None = None,
+    chosen: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    saved: Tensor | None = None,
+) -> Tensor:
+    """Writes dx; returns dweight and dbias, (2, C), of a batch norm before, which x, chosen, saved are of."""
+    parameters = torch.zeros(2, dx.shape[1], dtype=torch.float32)
+    mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
+    tensors = (dy, place, x, chosen, weight, bias, mean, invstd, dx, parameters[0], parameters[1])
+    _call(
+        "convworks_pool_backward",
+        dx.dtype == torch.bfloat16,
+        _window(tuple(dx.shape), dy, window),
+        *(_at(each) for each in tensors),
+        torch.get_num_threads(),
+    )
+    return parameters

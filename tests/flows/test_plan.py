@@ -1,0 +1,239 @@
+"""Fused kernels in a run: chosen by measurement, kept in the plan, exact after a resume; and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from convworks import environment
+from convworks.durable import read_json, to_json
+from convworks.errors import ConvworksError
+from convworks.flows import plan as module
+from convworks.flows.events import Will
+from convworks.flows.plan import differences_of, kernels_for, plan_training, with_kernels
+from convworks.flows.plan_report import explore
+from convworks.flows.prepare import build_network, prepare_data
+from convworks.layers.fused import is_fused
+from convworks.ops.native import library
+from convworks.training import planner
+from convworks.training.ceiling import convolutions_alone
+from convworks.training.planner import Candidate, plan_from_dict
+from tests.flows.helpers import (
+    fingerprint,
+    request,
+    resume_all,
+    run_all,
+    train_all,
+    train_until,
+    write_images,
+)
+from tests.ops.native import kernels
+
+FUSED = {"model": "fastnet", "size": 32, "precision": "bf16", "memory_format": "channels_last"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Kernels that always win; they lie in a folder of their own."""
+    folder = kernels.built()
+    monkeypatch.setattr(
+        module, "open_kernels", lambda _, compile_: library.open_kernels(folder, compile_=compile_)
+    )
+    monkeypatch.setattr(planner, "ratio", lambda *a, **k: 1.5)
+    yield folder
+    library.close_kernels()
+
+
+def test_a_run_with_fused_kernels_stops_and_ends_in_the_same_bits(
+    data: Path, built: Path, tmp_path: Path
+) -> None:
+    train_all(tmp_path / "whole", data, **FUSED)
+    plan = read_json(tmp_path / "whole" / "runs" / "run" / "plan.json")
+    assert plan["fused"] is True
+    assert "fused kernels" in plan_from_dict(plan).lines()[0]
+    assert any("fused kernels: yes, 1.50x" in line for line in plan["reasons"])
+    whole = fingerprint(tmp_path / "whole")
+    train_until(tmp_path / "parts", data, 5, **FUSED)
+    library.close_kernels()  # as in another process
+    resume_all(tmp_path / "parts")
+    assert fingerprint(tmp_path / "parts") == whole
+
+
+def test_what_is_kept_is_an_ordinary_network(data: Path, built: Path, tmp_path: Path) -> None:
+    from convworks.bundle import load_bundle
+
+    train_all(tmp_path, data, **FUSED)
+    assert not is_fused(load_bundle(tmp_path / "runs" / "run" / "model").network)
+
+
+def test_a_resume_without_the_kernels_says_so(
+    data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_until(tmp_path, data, 5, **FUSED)
+    library.close_kernels()
+    monkeypatch.setenv("CONVWORKS_NATIVE", "0")
+    (will,) = (event for event in resume_all(tmp_path) if isinstance(event, Will))
+    assert will.exact.startswith("approximate: ")
+    assert "the fused kernels of the plan cannot be used here" in will.exact
+
+
+def test_a_short_run_does_not_wait_for_a_compiler(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.close_kernels()
+    train_all(tmp_path, data, **FUSED)
+    plan = read_json(tmp_path / "runs" / "run" / "plan.json")
+    assert plan["fused"] is False
+    assert any("fused kernels: no, " in line for line in plan["reasons"])
+    assert not (tmp_path / "cache" / "kernels").exists()
+
+
+def test_the_switch_and_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.close_kernels()
+    for text, wanted in (("0", False), ("off", False), ("1", True), ("", False)):
+        monkeypatch.setenv("CONVWORKS_NATIVE", text)
+        assert environment.wants_kernels() is wanted
+    monkeypatch.setenv("CONVWORKS_NATIVE", "0")
+    assert kernels_for(tmp_path)(True) == "CONVWORKS_NATIVE=0"
+    monkeypatch.delenv("CONVWORKS_NATIVE")
+    assert "no cache folder" in kernels_for(None)(True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kernels_for(tmp_path)(True) == "no compiler"
+
+
+def test_a_remembered_plan_is_of_its_switch_and_compiler(
+    data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, data, **FUSED)
+    recipe = asked.resolved.recipe
+    prepared = prepare_data(asked.data, recipe, expected=None, geometry=None, should_stop=lambda: False)
+    net = build_network(recipe, 3, prepared.dataset.geometry)
+    first = plan_training(prepared, recipe, net, cache=tmp_path)
+    assert first.fused
+    library.close_kernels()
+    assert plan_training(prepared, recipe, net, cache=tmp_path) == first
+    assert library.available()  # a remembered plan brings its kernels
+    monkeypatch.setenv("CONVWORKS_NATIVE", "0")
+    other = plan_training(prepared, recipe, net, cache=tmp_path)
+    assert not other.fused
+    assert any("CONVWORKS_NATIVE=0" in line for line in other.reasons)
+    library.close_kernels()
+    assert differences_of(with_kernels(first, cache=tmp_path)) != []
+    assert differences_of(other) == []
+    assert (
+        plan_from_dict(json.loads(to_json({k: v for k, v in other.to_dict().items() if k != "fused"})))
+        == other
+    )
+    with pytest.raises(ConvworksError, match="A416"):
+        plan_from_dict({**other.to_dict(), "fused": "yes"})
+
+
+def test_fused_kernels_must_win(
+    data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "ratio", lambda *a, **k: 1.01)
+    train_all(tmp_path, data, **FUSED)
+    plan = read_json(tmp_path / "runs" / "run" / "plan.json")
+    assert plan["fused"] is False
+    assert any("1.01x as fast" in line for line in plan["reasons"])
+    assert any(name.endswith(", fused") for name in plan["measured"])
+
+
+def test_the_ratio_of_two_ways_is_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = iter(range(1, 1000))
+    slow = iter(lambda: 2.0, None)
+    assert planner.ratio(lambda: next(slow), lambda: 1.0, seconds=0) == 2.0
+    assert planner.ratio(lambda: 1.0 * next(drift), lambda: 1e3, seconds=0) < 1
+
+
+def test_one_copy_of_the_network_serves_all_candidates(data: Path, tmp_path: Path) -> None:
+    asked = request(tmp_path, data, **FUSED)
+    recipe = replace(asked.resolved.recipe, precision="auto", memory_format="auto")
+    prepared = prepare_data(asked.data, recipe, expected=None, geometry=None, should_stop=lambda: False)
+    copies: list[nn.Module] = []
+    net = build_network(recipe, 3, prepared.dataset.geometry)
+    real = planner.copy.deepcopy
+
+    class Counting:
+        @staticmethod
+        def deepcopy(value: nn.Module) -> nn.Module:
+            copies.append(value)
+            return real(value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "copy", Counting)
+        found = module.measure_plan(prepared, recipe, net, "cpu", lambda _: "not wanted")
+    assert len(copies) == 1
+    assert len(found.measured) == 4
+    assert Candidate(found.numerics, found.threads).name in found.measured
+
+
+# --- convolutions alone, and the report -----------------------------------------------------------------
+
+
+def test_the_convolutions_of_a_step_are_repeated_and_nothing_else() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, groups=2), nn.Flatten(), nn.Linear(32, 2)
+    )
+    x = torch.randn(2, 3, 8, 8)
+    ran: list[str] = []
+    alone = convolutions_alone(lambda: net(x).sum().backward())
+    assert alone is not None
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            ran.append(f"{func} {tuple(args[0].shape)}")
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        assert alone() > 0
+    assert ran == [
+        "aten.convolution.default (2, 3, 8, 8)",
+        "aten.convolution.default (2, 4, 6, 6)",
+        "aten.convolution_backward.default (2, 2, 4, 4)",
+        "aten.convolution_backward.default (2, 4, 6, 6)",
+    ]
+    assert convolutions_alone(lambda: torch.ones(2).sum()) is None
+
+
+def test_a_report_of_everything(
+    data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convworks.flows import plan_report
+
+    monkeypatch.setattr(plan_report, "SECONDS", 0.05)
+    asked = request(tmp_path, data, **{**FUSED, "batch": 8})
+    said: list[str] = []
+    found = explore(asked.data, asked.resolved, batches=(4, 16, 100_000), progress=said.append)
+    assert [each.batch for each in found.batches] == [4, 8, 16]
+    assert found.too_large == (100_000,)
+    assert [each.lr for each in found.batches] == pytest.approx([0.01, 0.02, 0.04])
+    assert found.batches[0].steps_per_epoch == found.images // 4
+    assert found.plan.fused
+    assert found.devices == {"cpu": found.plan.images_per_second}
+    assert found.shares.convolution is not None
+    assert found.shares.rest >= 0
+    assert found.ceiling == pytest.approx(8 / found.shares.convolution)
+    assert any("batches of 16" in line for line in said)
+    json.dumps(found.to_dict())
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "cache" / "plans").exists()
+    with pytest.raises(ConvworksError, match="U240"):
+        explore(asked.data, asked.resolved, batches=(1,))
+    unknown = replace(asked.resolved, recipe=replace(asked.resolved.recipe, model="resnet"))
+    with pytest.raises(ConvworksError, match="U101"):
+        explore(asked.data, unknown)
+    run_all(iter(()))

@@ -1,0 +1,42 @@
+"""The kernels for a test, built once for a test process; without a compiler it is skipped, in CI it fails."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from convworks.ops.native import library
+from convworks.ops.native.build import build, find_compiler
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="convworks-kernels-")
+
+
+def built() -> Path:
+    """The folder of the library."""
+    if find_compiler() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI must have a C++ compiler for the tests of the fused kernels")
+        pytest.skip("there is no C++ compiler")
+    folder = Path(_folder().name)
+    answer = build(folder)
+    assert answer.path is not None, answer.reason
+    return folder
+
+
+@contextmanager
+def loaded() -> Iterator[None]:
+    """Kernels for a while; afterwards none, as before."""
+    assert library.open_kernels(built(), compile_=True) == ""
+    try:
+        yield
+    finally:
+        library.close_kernels()
