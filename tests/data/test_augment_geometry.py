@@ -137,3 +137,26 @@ def test_a_sample_has_the_same_pixels_in_every_batch(shape: tuple[int, ...]) -> 
 def test_no_operator_starts_threads_of_its_own(side: int) -> None:
     images = noise(8, side, side, 3)
     assert threads_started(lambda: run(images, Augment(elastic=34.0))) == 0
+
+
+def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
+    """Half of the images begin mirrored, and in every next epoch all turn round (Jordan 2024, section 3.6)."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 3, 5, 1), dtype=np.uint8)
+    policy = Augment(flip=True, flip_alternates=True)
+    first, second, third = (
+        augment(
+            torch.from_numpy(images),
+            policy,
+            seed=1,
+            epoch=epoch,
+            indices=np.arange(400),
+            height=3,
+            width=5,
+            fill=0,
+        ).numpy()
+        for epoch in (0, 1, 2)
+    )
+    np.testing.assert_array_equal(second, first[:, :, ::-1])
+    np.testing.assert_array_equal(third, first)
+    mirrored = (first == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert 0.4 < mirrored.mean() < 0.6

@@ -151,8 +151,21 @@ def lines(found: EnsembleResult) -> Iterator[str]:
 
 def comparison_lines(found: EnsembleResult) -> Iterator[str]:
     """Against the mean member, the best one, and weight scaling with MC-dropout."""
+    if len(found.rows) > 1:
+        yield from _gain_lines(found)
+    if found.scaling is not None:
+        one, pair = found.scaling
+        yield from block(
+            "dropout",
+            f"weight scaling, one pass for each member: {one.top1:.4f}, loss {one.loss:.4f}; drawn masks are "
+            f"{pair.difference:+.4f} (95 % {pair.low:+.4f} to {pair.high:+.4f}, p = {pair.p:.3g}), loss "
+            f"{found.metrics.loss:.4f}",
+        )
+
+
+def _gain_lines(found: EnsembleResult) -> Iterator[str]:
     difference, low, high = found.over_mean
-    if found.answered == 1 and not found.scaling:
+    if found.answered == 1:
         yield from block(
             "gain", "not measured: every image is answered by one member; --on DATA with images new to all"
         )
@@ -168,14 +181,6 @@ def comparison_lines(found: EnsembleResult) -> Iterator[str]:
         f"{best.difference:+.4f} over the best single one, {found.best} (chosen on {found.best_chosen}), "
         f"95 % {best.low:+.4f} to {best.high:+.4f}, McNemar p = {best.p:.3g}",
     )
-    if found.scaling is not None:
-        one, pair = found.scaling
-        yield from block(
-            "dropout",
-            f"weight scaling, one pass for each member: {one.top1:.4f}, loss {one.loss:.4f}; drawn masks are "
-            f"{pair.difference:+.4f} (95 % {pair.low:+.4f} to {pair.high:+.4f}, p = {pair.p:.3g}), loss "
-            f"{found.metrics.loss:.4f}",
-        )
 
 
 def _scores(metrics: Metrics | None) -> tuple[str, str, str]:

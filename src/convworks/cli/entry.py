@@ -52,7 +52,7 @@ VERBS = (
 )
 
 # Those that the first page explains; the others it names.
-EVERYDAY = ("check", "train", "resume", "eval", "predict", "report", "show", "cost", "list", "doctor")
+EVERYDAY = ("check", "train", "resume", "eval", "predict", "report", "show", "list", "doctor")
 
 
 # What to try where an error does not say it; by the letter of its code.

@@ -218,9 +218,7 @@ def _curve(
 def _notes(points: Sequence[CurvePoint], request: CurveRequest, split: str) -> list[str]:
     found = []
     if len(points) < 4:
-        found.append(
-            f"{len(points)} points: a line fits so few in any case; use four shares or more"
-        )
+        found.append(f"{len(points)} points: a line fits so few in any case; use four shares or more")
     if request.seeds < 3:
         found.append(f"{request.seeds} seed{'s' * (request.seeds > 1)} for each point; use --seeds 3")
     if split == "val":

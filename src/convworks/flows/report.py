@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convworks.bundle import load_bundle
+from convworks.bundle import is_ensemble, load_bundle
 from convworks.data.decode import decode
 from convworks.data.manifest import Manifest
 from convworks.data.preprocess import Geometry
@@ -23,6 +23,7 @@ from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import from_dict
 from convworks.report import write_report
+from convworks.report.ensemble_page import write_ensemble_report
 from convworks.report.pictures import Augmented, Thumbnail
 from convworks.report.read import read_run
 from convworks.runs import Run, open_run
@@ -37,6 +38,8 @@ def rewrite_report(run: Path, *, cache: Path, human_error: float | None = None) 
 
     Raises A410 and the A-codes of damaged records.
     """
+    if is_ensemble(run):
+        return write_ensemble_report(run), ""
     found = open_run(run)
     with ExitStack() as stack:
         missing, pictures = "", None

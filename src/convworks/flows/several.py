@@ -1,8 +1,8 @@
 """Several models from Python: `cw.Ensemble` and `cw.compare`.
 
-    cw.Ensemble.load(["runs/a", "runs/b"]).predict_proba(images)
-    cw.Ensemble.make("runs/photos-fastnet-01", weights="fitted", out="models/committee").metrics.top1
-    cw.compare("runs/a", "runs/b").pairs[0].difference
+`cw.Ensemble.load(["runs/a", "runs/b"]).predict_proba(images)` answers as a model does;
+`cw.Ensemble.make("runs/photos-fastnet-01", weights="fitted", out="models/ab")` fits, compares and saves;
+`cw.compare("runs/a", "runs/b").pairs[0].difference` is a paired difference.
 """
 
 from __future__ import annotations
