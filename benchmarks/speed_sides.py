@@ -155,7 +155,7 @@ def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
         session = Session(Run(Path(folder)), recipe, prepared, network, plan, manifest="")
         session.run.checkpoints.mkdir()
         limit = case["images"] // case["batch"]
-        for _ in zip(session._steps(), range(limit), strict=False):
+        for _ in zip(range(limit), session._steps(), strict=False):
             pass
     end = time.perf_counter()
     peak = peak_memory()

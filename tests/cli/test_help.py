@@ -28,6 +28,7 @@ OWN_MEANING = {  # a file to write; sizes and numbers of an input; the images th
     ("cost", "data"),
     ("trace", "input"),
     ("features", "out"),
+    ("report", "out"),
     ("lr-find", "out"),
     ("lr-find", "steps"),
     ("lr-plot", "out"),

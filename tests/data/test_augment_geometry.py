@@ -140,7 +140,7 @@ def test_no_operator_starts_threads_of_its_own(side: int) -> None:
 
 
 def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
-    """Half of the images begin mirrored, and in every next epoch all turn round (Jordan 2024, section 3.6)."""
+    """Half of the images begin mirrored; in every next epoch all turn round (Jordan 2024, section 3.6)."""
     images = np.random.default_rng(0).integers(0, 256, (400, 3, 5, 1), dtype=np.uint8)
     policy = Augment(flip=True, flip_alternates=True)
     first, second, third = (

@@ -22,5 +22,7 @@ def test_written_again_it_is_the_same_page(tmp_path: Path) -> None:
     path, missing = rewrite_report(run, cache=tmp_path / "cache")
     assert "photos" in missing
     again = path.read_text()
-    assert again.count("data:image/") == again.count('<figure class="filters">'), "only the model's own picture"
+    assert again.count("data:image/") == again.count('<figure class="filters">'), (
+        "only the model's own picture"
+    )
     assert "<h2" in path.read_text()

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from convworks.report.charts import INKS, POINTS, Axis, Chart, curves, thin
+from convworks.report.charts import INKS, POINTS, Axis, Chart, curves, thin, units
 from convworks.report.read import EpochRecord, RunRecord, read_run
 from tests.report.helpers import fake_run
 
@@ -31,8 +31,14 @@ def parsed(chart: Chart) -> ET.Element:
     return ET.fromstring(chart.svg.replace("xlink:href", "href"))
 
 
-def test_the_four_curves(charts: list[Chart]) -> None:
-    assert [each.title for each in charts] == ["Loss", "Accuracy", "Learning rate", "Gradient norm"]
+def test_the_curves(charts: list[Chart]) -> None:
+    assert [each.title for each in charts] == [
+        "Loss",
+        "Accuracy",
+        "Learning rate",
+        "Gradient norm",
+        "Images a second",
+    ]
     legends = " ".join(parsed(charts[0]).itertext())
     assert "training, each step" in legends
     assert "run resumed" in legends
@@ -126,3 +132,37 @@ def test_no_global_state_of_pyplot(tmp_path: Path) -> None:
         "assert matplotlib.rcParams.copy() == before; assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "flowers-resnet18-01")], check=True)
+
+
+def test_steps_and_minutes_are_axes_too(record: RunRecord) -> None:
+    assert units(record) == ("epoch", "step", "minute")
+    assert record.timing is not None
+    steps = Axis(record.epochs, unit="step")
+    assert steps.place([7, 100]).tolist() == [7.0, 100.0]
+    minutes = Axis(record.epochs, unit="minute", timing=record.timing)
+    whole = record.timing.epochs[-1][2] / 60
+    assert minutes.ends[-1] == pytest.approx(whole)
+    assert np.all(np.diff(minutes.ends) > 0)
+    timed = replace(record.timing, epochs=record.timing.epochs[:3])
+    assert units(replace(record, timing=timed)) == ("epoch", "step")
+    assert units(replace(record, epochs=())) == ("step",)
+
+
+def test_drawings_of_two_axes_have_ids_apart(record: RunRecord) -> None:
+    svgs = [each.svg for unit in ("epoch", "step", "minute") for each in curves(record, unit=unit)]
+    ids = [found for svg in svgs for found in re.findall(r' id="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
+
+
+def test_speed_is_steps_times_batch_by_the_clock(record: RunRecord) -> None:
+    chart = next(each for each in curves(record) if each.title == "Images a second")
+    assert "lowest" in chart.svg
+    # 12 steps of 32 images in 10 s; of the epoch that was stopped after three, nine in its second part
+    assert "highest 38.4" in chart.svg
+    assert "lowest 28.8" in chart.svg
+
+
+def test_people_are_a_level_in_the_accuracy(record: RunRecord) -> None:
+    plain, level = curves(record)[1], curves(record, human_error=0.0116)[1]
+    assert "people" not in plain.svg
+    assert "people" in level.svg

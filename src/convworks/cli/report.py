@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Lt
 
 from convworks import environment
 from convworks.cli.console import Console
@@ -25,8 +25,8 @@ class ReportFlags(OutputFlags):
     """write RUN/model-card.md in place of the page"""
     out: Annotated[Path | None, Shown("FILE", "comparison.html")] = None
     """where a comparison goes [comparison.html]"""
-    human_error: Annotated[float | None, Shown("PERCENT", "1.16"), Ge(0), Le(100)] = None
-    """errors of people on such images, for comparison"""
+    human_error: Annotated[float | None, Shown("SHARE", "0.0116"), Ge(0), Lt(1)] = None
+    """share that people get wrong, for comparison"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
     """of downloads and prepared images [$CONVWORKS_CACHE]"""
 
@@ -42,8 +42,7 @@ def run(args: ReportFlags, console: Console) -> int:
     elif len(args.runs) > 1:
         path, missing = write_comparison(args.runs, args.out or Path("comparison.html"), cache=cache)
     else:
-        share = None if args.human_error is None else args.human_error / 100
-        path, missing = rewrite_report(args.runs[0], cache=cache, human_error=share)
+        path, missing = rewrite_report(args.runs[0], cache=cache, human_error=args.human_error)
     if missing:
         console.warn(f"without pictures: {missing}")
     console.document({"report": path})

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convworks.environment import wants_kernels
 from convworks.errors import closest
+from convworks.ops.native.build import NOT_BUILT, built
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -30,7 +32,7 @@ DISK_NOTE, DISK_PROBLEM = 2 * GB, GB // 5  # bytes free
 MEMORY_NOTE, MEMORY_PROBLEM = 2 * GB, GB // 2  # bytes available
 MALLOCS = ("tcmalloc", "jemalloc", "mimalloc")
 REINSTALL = "python -m pip install --force-reinstall convworks"
-KNOWN_VARIABLES = ("CONVWORKS_CACHE", "CONVWORKS_DATA", "CONVWORKS_OFFLINE")
+KNOWN_VARIABLES = ("CONVWORKS_CACHE", "CONVWORKS_DATA", "CONVWORKS_NATIVE", "CONVWORKS_OFFLINE")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INSTRUCTIONS = {  # as /proc/cpuinfo writes them (x86, then Arm)
     "avx2": "AVX2",
@@ -68,6 +70,7 @@ def examine(*, out: Path, cache: Path, data_root: Path | None) -> list[Finding]:
         ("data root", lambda: [_data_root(data_root)]),
         ("accelerator", lambda: [_accelerator()]),
         ("allocator", lambda: [_allocator()]),
+        ("fused kernels", lambda: [_kernels(cache)]),
         ("repeatability", lambda: [_repeatability()]),
         ("terminal", lambda: [_terminal()]),
         ("variables", lambda: [_variables(os.environ)]),
@@ -336,6 +339,18 @@ def _allocator(root: Path = ROOT) -> Finding:
         return Finding("allocator", f"{loaded[0]} (preloaded)")
     library, version = platform.libc_ver()
     return Finding("allocator", f"{library or 'of the system'} {version}".strip())
+
+
+def _kernels(cache: Path) -> Finding:
+    """Whether batch norm, ReLU and pooling can be computed in fewer passes over memory."""
+    if not wants_kernels():
+        return Finding("fused kernels", "no: CONVWORKS_NATIVE is 0")
+    found = built(cache / "kernels")
+    if found.path is not None:
+        return Finding("fused kernels", "yes")
+    if found.reason == NOT_BUILT:
+        return Finding("fused kernels", "not built yet; convworks plan and longer trainings build them")
+    return Finding("fused kernels", f"no: {found.reason}", "note", "a C++ compiler such as g++ makes them")
 
 
 def _terminal() -> Finding:

@@ -227,6 +227,7 @@ def build_network(recipe: Recipe, classes: int, geometry: Geometry) -> nn.Module
 
 def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
     spec = recipe.optimizer
+    by_stage = lr_scales(network, spec.layer_decay) if spec.layer_decay < 1 else {}
     return make_optimizer(
         spec.name,
         network,
@@ -236,7 +237,7 @@ def optimizer_for(recipe: Recipe, network: nn.Module) -> Optimizer:
         weight_decay=spec.weight_decay,
         decay_norm_and_bias=spec.decay_norm_and_bias,
         group_decay=spec.group_decay,
-        lr_scales={**(lr_scales(network, spec.layer_decay) if spec.layer_decay < 1 else {}), **spec.group_rate},
+        lr_scales={**by_stage, **spec.group_rate},
     )
 
 

@@ -135,7 +135,9 @@ class AugmentSpec:
 class RegularizeSpec:
     """What keeps weights and activations in bounds, besides `optimizer.weight_decay`."""
 
-    l1: Annotated[float, Ge(0)] = option(0.0, "L1 term: strength x the sum of absolute weights; biases are left out.")
+    l1: Annotated[float, Ge(0)] = option(
+        0.0, "L1 term: strength x the sum of absolute weights; biases are left out."
+    )
     proximal: bool = option(False, "l1: by soft thresholding after the step, which gives exact zeros.")
     l2_plain: Annotated[float, Ge(0)] = option(
         0.0, "L2 term lambda sum w^2 in the loss: gradient 2 lambda w (weight_decay's is lambda w)."

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING
 from convworks.report.text import verdict
 
 if TYPE_CHECKING:
-    from convworks.report.pictures import Thumbnail
+    from collections.abc import Sequence
+
+    from convworks.report.pictures import Augmented, Thumbnail
 
 __all__ = ["verdict", "write_report"]
 
 
-def write_report(run: Path, *, thumbnail: Thumbnail | None = None) -> Path:
+def write_report(
+    run: Path,
+    *,
+    thumbnail: Thumbnail | None = None,
+    augmented: Sequence[Augmented] = (),
+    human_error: float | None = None,
+) -> Path:
     """Write `report.html` into a run folder; see `convworks.report.page.write_report`."""
     from convworks.report import page
 
-    return page.write_report(run, thumbnail=thumbnail)
+    return page.write_report(run, thumbnail=thumbnail, augmented=augmented, human_error=human_error)

@@ -1,4 +1,4 @@
-"""The curves of a training run as SVG text: loss, accuracy, learning rate, gradient norm over the epochs.
+"""The curves of a training run as SVG text: loss, accuracy, learning rate, gradient norm and speed.
 
 Figures are drawn without pyplot. Their texts stay text, and their colours are replaced by the page's CSS
 variables, so that one drawing serves light, dark and print. No name from the data enters a drawing.
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convworks.report.read import EpochRecord, RunRecord
+from convworks.report.read import EpochRecord, RunRecord, Timing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Curve = NDArray[np.float64]
@@ -57,28 +58,56 @@ class Chart:
     caption: str = ""
 
 
-class Axis:
-    """Steps as epochs done, from the step at which each epoch ended; steps while no epoch has ended."""
+UNITS = ("epoch", "step", "minute")
 
-    def __init__(self, epochs: Sequence[EpochRecord]) -> None:
-        self.unit = "epoch" if epochs else "step"
-        self._steps = np.array([0.0, *(each.step for each in epochs)] if epochs else [0.0, 1.0])
+
+class Axis:
+    """Where steps lie: in epochs done, in steps, or in minutes of work without the stops between.
+
+    Epochs are those at whose ends the log has a step; while none has ended the unit is the step. Minutes need
+    the recorded times of the epochs.
+    """
+
+    def __init__(
+        self, epochs: Sequence[EpochRecord], *, unit: str = "epoch", timing: Timing | None = None
+    ) -> None:
+        self.unit = unit if epochs else "step"
+        ends = [float(each.step) for each in epochs]
+        self._steps = np.array([0.0, *ends] if epochs else [0.0, 1.0])
         self._places = np.arange(len(self._steps), dtype=np.float64)
+        if self.unit == "step":
+            self._places = self._steps
+        elif unit == "minute":
+            known = timing.epochs if timing is not None else ()
+            steps, seconds = [0.0, *(each[0] for each in known)], [0.0, *(each[2] for each in known)]
+            self._places = np.interp(self._steps, steps, seconds) / 60
         self.ends = self._places[1:] if epochs else self._places[:0]
 
     def place(self, steps: Sequence[int]) -> Curve:
         """Where steps lie on the axis; beyond the last epoch at that epoch's pace."""
         at = np.array(steps, dtype=np.float64)
-        pace = 1 / (self._steps[-1] - self._steps[-2])
+        pace = (self._places[-1] - self._places[-2]) / (self._steps[-1] - self._steps[-2])
         places: Curve = np.interp(at, self._steps, self._places) + np.maximum(at - self._steps[-1], 0) * pace
         return places
 
 
-def curves(run: RunRecord) -> list[Chart]:
-    """The charts for which the run has numbers."""
-    axis = Axis(run.epochs)
+def units(run: RunRecord) -> tuple[str, ...]:
+    """The axes that the run has numbers for."""
+    if not run.epochs:
+        return ("step",)
+    timed = {step for step, _, _ in run.timing.epochs} if run.timing else set()
+    return UNITS if {each.step for each in run.epochs} <= timed else UNITS[:2]
+
+
+def curves(run: RunRecord, *, unit: str = "epoch", human_error: float | None = None) -> list[Chart]:
+    """The charts for which the run has numbers, over epochs, steps or minutes.
+
+    `human_error`, a share, is drawn as a level in the chart of the accuracy.
+    """
+    axis = Axis(run.epochs, unit=unit, timing=run.timing)
     marks = axis.place(run.timing.resumed_at) if run.timing else np.empty(0)
-    charts = (draw(run, axis, marks) for draw in (_loss, _accuracy, _learning_rate, _gradient_norm))
+    charts = [draw(run, axis, marks) for draw in (_loss, _learning_rate, _gradient_norm, _throughput)]
+    charts.insert(1, _accuracy(run, axis, marks, human_error))
     return [each for each in charts if each is not None]
 
 
@@ -97,7 +126,7 @@ def _loss(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
     return plot.chart("Loss", alt=alt)
 
 
-def _accuracy(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
+def _accuracy(run: RunRecord, axis: Axis, marks: Curve, human_error: float | None) -> Chart | None:
     train = _column([each.train_accuracy for each in run.epochs])
     val = _column([each.val_accuracy for each in run.epochs])
     balanced = _column([each.val_balanced_accuracy for each in run.epochs])
@@ -106,6 +135,9 @@ def _accuracy(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
     plot.line(axis.ends, balanced, label="validation, balanced", colour=VAL, width=1.1, style=(0, (3, 2)))
     plot.line(axis.ends, val, label="validation", colour=VAL, width=2.2)
     plot.mark(axis.ends, val, place=run.kept_epoch)
+    if human_error is not None and len(axis.ends):
+        ends = np.array([0.0, axis.ends[-1]])
+        plot.line(ends, 1 - human_error + 0 * ends, label="people", colour=INK, width=1.0, style=(0, (1, 2)))
     alt = "Accuracy. " + " ".join([_story("Training", train), _story("Validation", val)])
     return plot.chart("Accuracy", alt=alt)
 
@@ -127,6 +159,25 @@ def _gradient_norm(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
     plot.line(x, y, label="", colour=INK, width=0.9)
     caption = "" if per_point == 1 else f"Means of {per_point} steps."
     return plot.chart("Gradient norm", alt=f"Gradient norm. {_story('It', y)}", caption=caption)
+
+
+def _throughput(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
+    """Images a second of each epoch, its evaluation included."""
+    batch, timed = run.recipe.get("batch"), run.timing.epochs if run.timing else ()
+    if type(batch) is not int or not run.epochs:
+        return None
+    starts = dict(zip([e.step for e in run.epochs], [0, *(e.step for e in run.epochs)], strict=False))
+    resumed = run.timing.resumed_at if run.timing else ()
+    rates = [
+        (step, (step - max([starts[step], *(r for r in resumed if r < step)])) * batch / seconds)
+        for step, seconds, _ in timed
+        if step in starts and seconds > 0
+    ]
+    plot = Plot(axis, marks)
+    y = np.array([rate for _, rate in rates])
+    plot.line(axis.place([step for step, _ in rates]), y, label="", colour=INK, width=1.4)
+    caption = "Training steps by the wall clock of each epoch."
+    return plot.chart("Images a second", alt=f"Images a second. {_story('It', y)}", caption=caption, floor=0)
 
 
 def _column(values: Sequence[float | None]) -> Curve:
@@ -180,34 +231,39 @@ class Plot:
             (ring,) = self._axes.plot([x[place]], [y[place]], "o", color=VAL, ms=8, label="kept weights")
             ring.set_markerfacecolor("none")
 
-    def chart(self, title: str, *, alt: str, caption: str = "") -> Chart | None:
+    def chart(self, title: str, *, alt: str, caption: str = "", floor: float | None = None) -> Chart | None:
         """Finish the figure; None where nothing was drawn."""
         if not self._curves:
             return None
         for number, at in enumerate(self._marks):
             label = "" if number or not self._labelled else "run resumed"
             self._axes.axvline(at, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), label=label)
+        self._axes.set_ylim(bottom=floor)
         self._dress(title)
-        name = title.lower().replace(" ", "-")
+        name = f"{title.lower().replace(' ', '-')}-{self._axis.unit}"
         return Chart(title, to_svg(self._figure, name=name, alt=" ".join(alt.split())), caption)
 
     def _dress(self, title: str) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        axes = self._axes
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlim(left=0)
-        axes.set_xlabel(self._axis.unit, color=MUTED, fontsize=9)
-        axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
-        axes.grid(True, color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=RULE, labelcolor=MUTED, labelsize=8.5, length=0)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in {"left", "bottom"})
-            spine.set_color(RULE)
-        labelled = [each for each in axes.get_legend_handles_labels()[1] if each]
-        if labelled:
-            axes.legend(fontsize=8, labelcolor=INK, frameon=False, handlelength=1.6)
+        self._axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=self._axis.unit != "minute"))
+        self._axes.set_xlim(left=0)
+        dress(self._axes, title=title, across=self._axis.unit)
+
+
+def dress(axes: Axes, *, title: str, across: str, up: str = "") -> None:
+    """The look of every chart of a report: quiet frame, muted numbers, a legend where lines have names."""
+    axes.set_xlabel(across, color=MUTED, fontsize=9)
+    axes.set_ylabel(up, color=MUTED, fontsize=9)
+    axes.set_title(title, color=INK, fontsize=10, loc="left", fontweight="bold")
+    axes.grid(True, color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=RULE, labelcolor=MUTED, labelsize=8.5, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in {"left", "bottom"})
+        spine.set_color(RULE)
+    if [each for each in axes.get_legend_handles_labels()[1] if each]:
+        axes.legend(fontsize=8, labelcolor=INK, frameon=False, handlelength=1.6)
 
 
 def to_svg(figure: Figure, *, name: str, alt: str) -> str:

@@ -1,12 +1,14 @@
 """From a run folder to report.html: one file, no request to anywhere, readable without scripts.
 
 The same run folder gives the same bytes. Every text that came from the data passes two gates: `printable`,
-which shows control characters as escapes, and the template engine's HTML escaping.
+which shows control characters as escapes, and the template engine's HTML escaping. A section without facts is
+left out, and the others keep their numbers.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,18 @@ from markupsafe import Markup
 
 from convworks.durable import write_atomic
 from convworks.evaluation.metrics import Metrics
-from convworks.report.charts import curves
+from convworks.report.charts import curves, units
+from convworks.report.copies import copies
+from convworks.report.exports import downloads
+from convworks.report.inside import inside
+from convworks.report.lights import lights
 from convworks.report.notes import result_notes, split_name, training_notes
-from convworks.report.pictures import Mistake, Thumbnail, mistakes
-from convworks.report.read import EpochRecord, Evaluation, RunRecord, read_run
+from convworks.report.pictures import Augmented, Mistake, Thumbnail, mistakes, small_copy
+from convworks.report.provenance import checkpoints, next_steps, paper, where_printed
+from convworks.report.read import Evaluation, RunRecord, read_run
+from convworks.report.slices import slices
+from convworks.report.sureness import sureness
+from convworks.report.suspects import suspects
 from convworks.report.tables import (
     class_rows,
     command_line,
@@ -30,10 +40,29 @@ from convworks.report.tables import (
     facts,
     plan_table,
     settings,
+    size,
 )
 from convworks.report.text import count, interval, printable, share, weakest, weakest_words
 
 LARGEST = 5_000_000  # bytes of a report
+SUSPECT_PICTURES = 24
+
+SECTIONS = (
+    "Verdict",
+    "Data",
+    "Curves",
+    "Errors",
+    "Label suspects",
+    "Slices",
+    "Calibration and thresholds",
+    "Inside the model",
+    "Recipe and deviations",
+    "Reproduce",
+)
+IDS = (
+    *("verdict", "data", "curves", "errors", "suspects", "slices", "calibration", "inside", "recipe"),
+    "reproduce",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +77,48 @@ class Amount:
 AMOUNTS = (Amount(40, 400), Amount(40, 40), Amount(20, 20), Amount(0, 40), Amount(0, 0))
 
 
-def write_report(run: Path, *, thumbnail: Thumbnail | None = None) -> Path:
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What the run folder does not hold."""
+
+    thumbnail: Thumbnail | None = None
+    augmented: tuple[Augmented, ...] = ()
+    human_error: float | None = None  # a share
+
+
+def write_report(
+    run: Path,
+    *,
+    thumbnail: Thumbnail | None = None,
+    augmented: Sequence[Augmented] = (),
+    human_error: float | None = None,
+) -> Path:
     """Write `report.html` into a run folder and return its path.
 
     `thumbnail` gives the pixels (H, W, 1 or 3) of a path of the manifest, or None where there are none;
-    without it the report has no pictures. What the run does not have yet is left out. Raises A401, A410,
-    A440-A442, A460, A462 or A463 where the folder is damaged, and OSError where the report cannot be written.
+    without it the report has no pictures of images. `augmented` are some training images as the network saw
+    them, `human_error` the share of images that people get wrong, for comparison. What the run does not have
+    yet is left out. Raises A401, A410, A440-A442, A460, A462, A463 or A475 where the folder is damaged, and
+    OSError where the report cannot be written.
     """
     record = read_run(run)
     path = record.path / "report.html"
-    write_atomic(path, render(record, thumbnail=thumbnail).encode("utf-8"))
+    text = render(record, thumbnail=thumbnail, augmented=augmented, human_error=human_error)
+    write_atomic(path, text.encode("utf-8"))
     return path
 
 
-def render(run: RunRecord, *, thumbnail: Thumbnail | None = None) -> str:
+def render(
+    run: RunRecord,
+    *,
+    thumbnail: Thumbnail | None = None,
+    augmented: Sequence[Augmented] = (),
+    human_error: float | None = None,
+) -> str:
     """The page as text, with as many mistakes as fit into LARGEST bytes."""
     template = templates().get_template("page.html")
-    evaluation = run.evaluations[0] if run.evaluations else None
+    extras = Extras(thumbnail, tuple(augmented), human_error)
+    evaluation = next((each for each in run.evaluations if each.plain), None)
     wrong: list[Mistake] = []
     if evaluation is not None:
         most = AMOUNTS[0]
@@ -72,12 +126,38 @@ def render(run: RunRecord, *, thumbnail: Thumbnail | None = None) -> str:
             evaluation, run.manifest, most=most.listed, pictures=most.pictures, thumbnail=thumbnail
         )
     page = ""
-    context = _context(run, evaluation)
+    context = _context(run, evaluation, extras)
     for amount in AMOUNTS:
-        page = template.render(**context, **_errors(evaluation, _reduced(wrong, amount)))
+        parts = context if amount.pictures else _without_pictures(context)
+        parts = parts | _errors(evaluation, _reduced(wrong, amount))
+        page = template.render(**parts, sections=_sections(parts))
         if len(page.encode("utf-8")) <= LARGEST:
             break
     return page
+
+
+def _sections(parts: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """(number, id, title) of the sections that have something to say."""
+    there = {
+        "verdict": True,
+        "reproduce": bool(parts["command"] or parts["facts"] or parts["environment"]),
+        "curves": bool(parts["charts"]),
+        "recipe": bool(parts["settings"] or parts["plan"]),
+    }
+    return [
+        (number, name, title)
+        for number, (name, title) in enumerate(zip(IDS, SECTIONS, strict=True), 1)
+        if there.get(name, bool(parts.get(name)))
+    ]
+
+
+def _without_pictures(context: dict[str, Any]) -> dict[str, Any]:
+    found = context["suspects"]
+    rows = () if found is None else tuple(replace(row, picture=None) for row in found.rows)
+    return context | {
+        "batch": [],
+        "suspects": None if found is None else replace(found, rows=rows),
+    }
 
 
 def templates() -> Environment:
@@ -110,23 +190,63 @@ def _reduced(wrong: list[Mistake], amount: Amount) -> list[Mistake]:
     ]
 
 
-def _context(run: RunRecord, evaluation: Evaluation | None) -> dict[str, Any]:
-    kept = run.epochs[run.kept_epoch] if run.kept_epoch is not None else None
+def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> dict[str, Any]:
+    found = copies(run.manifest) if run.manifest else None
     return {
         "title": run.name,
         "lead": _lead(run),
-        "score": _score(evaluation, run) if evaluation else None,
-        "others": [(split_name(each.split), each.metrics) for each in run.evaluations[1:]],
+        "score": _score(evaluation, run, extras.human_error) if evaluation else None,
+        "ladder": _ladder(run),
         "so_far": _so_far(run),
-        "notes": _notes(run, evaluation, kept),
+        "lights": lights(run, evaluation, found),
+        "notes": _notes(run, evaluation),
         "data": data_table(run.manifest) if run.manifest else None,
-        "charts": [(chart.title, Markup(chart.svg), chart.caption) for chart in curves(run)],
-        "settings": settings(run),
+        "copies": found,
+        "batch": [(each, small_copy(each.pixels)) for each in extras.augmented],
+        "charts": _charts(run, extras.human_error),
+        "downloads": downloads(run),
+        "suspects": suspects(
+            run.evaluations, run.manifest, pictures=SUSPECT_PICTURES, thumbnail=extras.thumbnail
+        ),
+        "slices": slices(evaluation, run.manifest, thumbnail=extras.thumbnail) if evaluation else [],
+        "calibration": sureness(run, evaluation) if evaluation else None,
+        "inside": inside(run, evaluation, thumbnail=extras.thumbnail),
+        "settings": [(row, where_printed(run, row.key)) for row in settings(run)],
+        "compliance": run.compliance,
+        "paper": paper(run),
         "plan": plan_table(run.plan),
         "command": command_line(run),
         "facts": facts(run),
+        "checkpoints": checkpoints(run),
+        "next_steps": next_steps(run),
         "environment": environment(run),
     }
+
+
+def _charts(run: RunRecord, human_error: float | None) -> list[tuple[str, list[tuple[Markup, str]]]]:
+    """(unit of the horizontal axis, its charts); the same charts for each unit."""
+    found = [
+        (unit, [(Markup(each.svg), each.caption) for each in curves(run, unit=unit, human_error=human_error)])
+        for unit in units(run)
+    ]
+    return [each for each in found if each[1]]
+
+
+def _ladder(run: RunRecord) -> list[dict[str, Any]]:
+    """Every evaluation that is kept, each with its set and its protocol; empty for a single one."""
+    external = run.recipe.get("pretrained")
+    rows = [
+        {
+            "set": split_name(each.split.partition(", ")[0]),
+            "protocol": each.protocol,
+            "definition": each.definition or ("one view of each image" if each.plain else ""),
+            "network": "one, averaged weights" if each.weights == "average" else "one",
+            "external": f"yes, weights {external}" if external else "no",
+            "metrics": each.metrics,
+        }
+        for each in run.evaluations
+    ]
+    return rows if len(rows) > 1 else []
 
 
 def _lead(run: RunRecord) -> list[str]:
@@ -139,7 +259,7 @@ def _lead(run: RunRecord) -> list[str]:
     return parts
 
 
-def _score(evaluation: Evaluation, run: RunRecord) -> dict[str, Any]:
+def _score(evaluation: Evaluation, run: RunRecord, human_error: float | None) -> dict[str, Any]:
     """The result in numbers, for the head of the page."""
     metrics, place = evaluation.metrics, run.kept_epoch
     train = None if place is None else run.epochs[place].train_accuracy
@@ -153,7 +273,44 @@ def _score(evaluation: Evaluation, run: RunRecord) -> dict[str, Any]:
         "gap": None if train is None else train - metrics.top1,
         "weakest": weakest(metrics),
         "sentence": _sentence(metrics),
+        "basis": _basis(run, evaluation),
+        "people": "" if human_error is None else _people(metrics, human_error),
+        "size": _model_size(run),
+        "speed": _speed(run),
     }
+
+
+def _basis(run: RunRecord, evaluation: Evaluation) -> str:
+    """Whose number this is: protocol, one network or several, other people's data or not."""
+    words = f"Protocol {evaluation.protocol}: one view of each image, one network. "
+    external = run.recipe.get("pretrained")
+    if external:
+        return words + f"Training began from the weights {printable(str(external), limit=60)}: external data."
+    return words + "No external data."
+
+
+def _people(metrics: Metrics, human_error: float) -> str:
+    """The error beside that of people."""
+    low, high = (1 - each for each in reversed(metrics.top1_ci))
+    error = 1 - metrics.top1
+    if low <= human_error <= high:
+        words = "which the interval holds: no difference is shown"
+    else:
+        words = "which is fewer than people" if error < human_error else "which is more than people"
+    return (
+        f"People get {100 * human_error:.2f} % of such images wrong (given with --human-error); this network "
+        f"{100 * error:.2f} % ({100 * low:.2f} to {100 * high:.2f}), {words}."
+    )
+
+
+def _model_size(run: RunRecord) -> str:
+    weights = run.path / "model" / "weights.safetensors"
+    return size(weights.stat().st_size) if weights.is_file() else ""
+
+
+def _speed(run: RunRecord) -> str:
+    rate = run.plan.get("images_per_second")
+    return f"{rate:,.0f} images/s" if isinstance(rate, int | float) and rate else ""
 
 
 def _sentence(metrics: Metrics) -> str:
@@ -177,7 +334,7 @@ def _so_far(run: RunRecord) -> str:
     )
 
 
-def _notes(run: RunRecord, evaluation: Evaluation | None, kept: EpochRecord | None) -> list[str]:
+def _notes(run: RunRecord, evaluation: Evaluation | None) -> list[str]:
     notes: list[str] = []
     if run.overrides:
         changed = ", ".join(run.overrides)
@@ -188,7 +345,6 @@ def _notes(run: RunRecord, evaluation: Evaluation | None, kept: EpochRecord | No
             evaluation.metrics,
             split=evaluation.split,
             chosen_here=chosen,
-            train_accuracy=kept.train_accuracy if kept else None,
         )
     epochs, finished = run.recipe.get("epochs"), (run.path / "finished.json").is_file()
     open_ended = finished or run.recipe.get("early_stopping") is not None

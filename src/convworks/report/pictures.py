@@ -42,6 +42,16 @@ class Mistake:
     picture: Picture | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Augmented:
+    """A training image as the network saw it in one epoch."""
+
+    path: str
+    title: str  # its label, or the two that are mixed
+    changes: tuple[str, ...]  # what was drawn for it
+    pixels: NDArray[np.uint8]  # (H, W, 1 or 3)
+
+
 def mistakes(
     evaluation: Evaluation,
     manifest: Manifest | None,

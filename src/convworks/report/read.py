@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Timing:
     seconds: float  # from the start of each session to its last finished epoch or its stop
     sessions: int
     resumed_at: tuple[int, ...]  # steps after which the run was taken up again
+    epochs: tuple[tuple[int, float, float], ...] = ()  # (step at its end, its seconds, seconds of the run)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +71,13 @@ class Evaluation:
     probabilities: NDArray[np.floating] | None  # (N, K)
     labels: NDArray[np.int64] | None  # (N,)
     rows: NDArray[np.int64] | None  # (N,) numbers of the manifest's samples
+    protocol: str = "centre"  # how an image was looked at
+    definition: str = ""  # of the protocol, in words
+
+    @property
+    def plain(self) -> bool:
+        """One view of each image, as in training: what the page is about."""
+        return self.protocol == "centre"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +94,9 @@ class RunRecord:
     epochs: tuple[EpochRecord, ...]
     timing: Timing | None
     evaluations: tuple[Evaluation, ...]  # test before val before others
+    compliance: str = ""  # what the settings have to do with the named recipe
+    recipe_name: str = ""
+    model: Tree = field(default_factory=dict)  # model.json
 
     @property
     def name(self) -> str:
@@ -113,6 +124,7 @@ def read_run(path: Path) -> RunRecord:
     record = _tree(read_json(run.recipe_file), run.recipe_file)
     manifest = Manifest.load(run.manifest_file) if run.manifest_file.is_file() else None
     logged = list(_records(run.metrics_file))
+    described = run.model / "model.json"
     return RunRecord(
         path=run.path,
         recipe=_part(record, "recipe", run.recipe_file),
@@ -126,6 +138,9 @@ def read_run(path: Path) -> RunRecord:
         epochs=_epochs([each for each in logged if each.tree.get("kind") == "epoch"]),
         timing=_timing(run.timing_file),
         evaluations=_evaluations(run.evaluation, manifest),
+        compliance=str(record.get("compliance") or ""),
+        recipe_name=str(record.get("recipe_name") or ""),
+        model=_tree(read_json(described), described) if described.is_file() else {},
     )
 
 
@@ -221,6 +236,7 @@ def _epoch(line: _Line) -> EpochRecord:
 def _timing(path: Path) -> Timing | None:
     sessions: list[list[float]] = []  # the times of the records of each
     resumed: list[int] = []
+    epochs: dict[int, tuple[float, float]] = {}  # step -> seconds of the epoch, seconds of the run
     for line in _records(path):
         event, at = line.tree.get("event"), line.real("at") or 0.0
         if event in {"start", "resume"}:
@@ -229,16 +245,29 @@ def _timing(path: Path) -> Timing | None:
             resumed.append(line.counter("step"))
         if sessions and event != "finish":  # which comes after the report
             sessions[-1].append(at)
+        own = line.real("wall_seconds")
+        if event == "epoch" and sessions and own is not None and line.tree.get("step") is not None:
+            epochs[line.counter("step")] = own, _worked(sessions)
     if not sessions:
         return None
-    seconds = sum(max(0.0, times[-1] - times[0]) for times in sessions)
-    return Timing(seconds, len(sessions), tuple(dict.fromkeys(resumed)))
+    return Timing(
+        _worked(sessions),
+        len(sessions),
+        tuple(dict.fromkeys(resumed)),
+        tuple((step, own, whole) for step, (own, whole) in sorted(epochs.items())),
+    )
+
+
+def _worked(sessions: Sequence[Sequence[float]]) -> float:
+    return sum(max(0.0, times[-1] - times[0]) for times in sessions)
 
 
 def _evaluations(folder: Path, manifest: Manifest | None) -> tuple[Evaluation, ...]:
     found = [_evaluation(path, manifest) for path in sorted(folder.glob("*.json"))]
     order = {name: place for place, name in enumerate(_FIRST)}
-    return tuple(sorted(found, key=lambda each: (order.get(each.split, len(order)), each.split)))
+    return tuple(
+        sorted(found, key=lambda each: (not each.plain, order.get(each.split, len(order)), each.split))
+    )
 
 
 def _evaluation(path: Path, manifest: Manifest | None) -> Evaluation:
@@ -248,6 +277,8 @@ def _evaluation(path: Path, manifest: Manifest | None) -> Evaluation:
     arrays = _arrays(path.with_suffix(".safetensors"), metrics, manifest)
     return Evaluation(
         split=str(tree.get("split") or path.stem),
+        protocol=str(tree.get("protocol") or "centre"),
+        definition=str(tree.get("definition") or ""),
         metrics=metrics,
         weights=str(tree.get("weights") or ""),
         epoch=epoch if type(epoch) is int else None,

@@ -230,7 +230,7 @@ def measure(timers: Mapping[str, Callable[[], float]], *, seconds: float) -> dic
             if turn == 0:
                 first = one_step()
                 best = min((min(times) for times in taken.values() if times), default=first)
-                if first > _HOPELESS * best:
+                if first > (_HOPELESS if first < _SETTLES else _WORTH_ANOTHER) * best:
                     taken[name].append(first)
                     continue
             elif medians[name] > _WORTH_ANOTHER * min(medians.values()):
@@ -250,11 +250,9 @@ def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: f
     found: list[float] = []
     begun = time.perf_counter()
     while len(found) < _ROUNDS or (time.perf_counter() - begun < seconds and len(found) < 200):
-        if len(found) % 2:
-            b, a = second(), first()
-        else:
-            a, b = first(), second()
-        found.append(a / b)
+        order = (second, first) if len(found) % 2 else (first, second)
+        taken = {each: each() for each in order}
+        found.append(taken[first] / taken[second])
     return statistics.median(found)
 
 
@@ -312,9 +310,9 @@ def make_plan(
     else:
         first = trainee.timer(tried[0])
         first()  # the first step allocates
-        seconds = measuring_seconds(first() * steps)
-        taken = measure({c.name: trainee.timer(c) for c in tried}, seconds=seconds)
-        chosen, reason = choose(tried, taken)
+        step = first()
+        seconds = measuring_seconds(step * steps)
+        chosen, reason, taken = _try_forms(tried, trainee, slow=step > _SETTLES, seconds=seconds)
     run_seconds = taken[chosen.name] * steps
     chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, seconds / 2)
     torch.set_num_threads(threads_before)
@@ -339,6 +337,21 @@ def make_plan(
         cpus=cpus,
         fused=chosen.fused,
     )
+
+
+def _try_forms(
+    tried: list[Candidate], trainee: Trainee, *, slow: bool, seconds: float
+) -> tuple[Candidate, str, dict[str, float]]:
+    """The winner, the reason, the seconds of each. If slow, fewer threads are tried for the winner only."""
+    first = [each for each in tried if not slow or each.threads == tried[0].threads]
+    taken = measure({each.name: trainee.timer(each) for each in first}, seconds=seconds)
+    chosen, reason = choose(first, taken)
+    for other in tried:
+        if other not in first and other.numerics == chosen.numerics:
+            gain = ratio(trainee.timer(chosen), trainee.timer(other), seconds=0)
+            taken[other.name] = taken[chosen.name] / gain
+            chosen = other if gain > 1 else chosen
+    return chosen, reason, taken
 
 
 def _try_fused(
