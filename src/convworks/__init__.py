@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         fit,
         load,
         load_int8,
+        model_card,
         plan,
         probe,
         published,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         resume,
         train,
         train_many,
+        write_report,
     )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "fit",
     "load",
     "load_int8",
+    "model_card",
     "plan",
     "probe",
     "published",
@@ -50,6 +53,7 @@ __all__ = [
     "resume",
     "train",
     "train_many",
+    "write_report",
 ]
 
 

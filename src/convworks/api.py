@@ -32,7 +32,17 @@ from convworks.flows.prepare import (
 )
 from convworks.flows.repeat import Kind, Repeated, RepeatRequest, repeat
 from convworks.flows.several import Ensemble, compare
-from convworks.flows.shortcuts import advise, asked_recipe, check, data_request, features, probe, published
+from convworks.flows.shortcuts import (
+    advise,
+    asked_recipe,
+    check,
+    data_request,
+    features,
+    model_card,
+    probe,
+    published,
+    write_report,
+)
 from convworks.flows.train import ResumeRequest, TrainRequest
 from convworks.flows.train import resume as resume_flow
 from convworks.flows.train import train as train_flow
@@ -52,6 +62,7 @@ __all__ = [
     "fit",
     "load",
     "load_int8",
+    "model_card",
     "plan",
     "probe",
     "published",
@@ -59,6 +70,7 @@ __all__ = [
     "resume",
     "train",
     "train_many",
+    "write_report",
 ]
 
 

@@ -23,6 +23,7 @@ from convworks.flows.probe import (
     feature_vectors,
 )
 from convworks.flows.probe import probe as probe_flow
+from convworks.flows.report import rewrite_report, write_card, write_comparison
 from convworks.recipes.defaults import entry, resolve_named
 from convworks.recipes.published import PublishedRecipe
 from convworks.recipes.recipe import Recipe
@@ -79,6 +80,28 @@ def check(
 def published(name: str) -> PublishedRecipe:
     """A recipe with its source: values, their places in the paper, deviations, citation. Raises U101."""
     return entry(name)
+
+
+def write_report(
+    *runs: str | Path,
+    out: str | Path = "comparison.html",
+    human_error: float | None = None,
+    cache: str | Path | None = None,
+) -> Path:
+    """Write the page of one run again, or with several runs the page that compares them, into `out`.
+
+    Raises A410, U285, U286, and the A-codes of damaged records.
+    """
+    where = environment.cache_folder(None if cache is None else Path(cache))
+    paths = [Path(each) for each in runs]
+    if len(paths) == 1:
+        return rewrite_report(paths[0], cache=where, human_error=human_error)[0]
+    return write_comparison(paths, Path(out), cache=where)[0]
+
+
+def model_card(run: str | Path) -> Path:
+    """Write RUN/model-card.md from the facts of a run, as `convworks report RUN --card`. Raises A410."""
+    return write_card(Path(run))
 
 
 def data_request(location: str | Path, cache: str | Path | None = None) -> DataRequest:
