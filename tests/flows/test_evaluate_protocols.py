@@ -416,7 +416,7 @@ def test_a_finished_run_is_evaluated_with_the_recipes_protocol_too(made: Path, t
         protocol="10-crop",
     )
     np.testing.assert_allclose(evaluate(base).probabilities, shown[1].probabilities, atol=1e-6)
-    assert "val, 10-crop" in (tmp_path / "runs" / "run" / "report.html").read_text()
+    assert "<td>10-crop" in (tmp_path / "runs" / "run" / "report.html").read_text()
 
 
 def test_a_recipes_protocol_that_cannot_be_done_is_a_warning(made: Path, tmp_path: Path) -> None:
