@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convworks.data.loader import Batch, Mixed
-from convworks.demos.experiment import Examples, accuracy, convnet, digits, shifted
+from convworks.demos.experiment import Shuffled, accuracy, convnet, digits, shifted
 from convworks.demos.result import Cell, Result
 from convworks.demos.speed import interval
 from convworks.layers import stage
-from convworks.randomness import permutation, uniform
+from convworks.randomness import uniform
 from convworks.recipes import mlp128
 from convworks.training.initialize import initialize
 from convworks.training.loop import Batches, Numerics, Position, StepSettings, train_epoch
@@ -31,28 +31,18 @@ ACTIVITY = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)  # and of the hidden units' outputs
 STRENGTH = 10.0  # on so few digits the terms are as much stronger as MNIST is larger, roughly
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Batches of digits in an order that follows from the seed, moved by a pixel and mixed where wanted."""
+@dataclass(frozen=True)
+class Changed(Shuffled):
+    """Shuffled digits that are moved by a pixel and mixed where wanted."""
 
-    examples: Examples
-    size: int
-    seed: int
     shift: bool = False
     mixup: float = 0.0
 
-    @property
-    def steps(self) -> int:
-        return len(self.examples.y) // self.size
-
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        order = permutation(self.seed, "order", epoch, len(self.examples.y))
-        for number in range(start, self.steps):
-            rows = order[number * self.size : (number + 1) * self.size]
-            at = torch.from_numpy(rows)
-            x, y = self.examples.x[at], self.examples.y[at]
-            draws = uniform(self.seed, "demos/changed", epoch, rows, 2)
+        for number, batch in enumerate(super().epoch(epoch, start=start), start):
+            x, y, rows = batch.x, batch.y, batch.rows
             if self.shift:
+                draws = uniform(self.seed, "demos/changed", epoch, rows, 2)
                 x = _moved(x, (3 * draws).astype(np.int64) - 1)
             yield self._mixed(x, y, rows, epoch * self.steps + number) if self.mixup else Batch(x, y, rows)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -60,21 +61,10 @@ def steps_to(
 ) -> int | None:
     """Steps of SGD until the accuracy on `judge`, looked at now and then, reaches `goal`; or None."""
     initialize(network, scheme, seed=seed)
-    optimizer = make_optimizer("sgd", network, lr=lr, momentum=momentum)
-    batches, position = Shuffled(train, batch, seed), Position()
-    try:
-        while position.step < most:
-            for step in train_epoch(
-                network, batches, optimizer, position=position, schedule=constant(),
-                settings=StepSettings(seed=seed, lr=lr), numerics=Numerics(),
-            ):  # fmt: skip
-                if step.step % every == 0 and accuracy(network, judge) >= goal:
-                    return step.step
-                if step.step >= most:
-                    break
-            position.next_epoch()
-    except NotFiniteError:
-        pass
+    batches = Shuffled(train, batch, seed)
+    for step, _ in _sgd(network, batches, lr=lr, momentum=momentum, most=most):
+        if step % every == 0 and accuracy(network, judge) >= goal:
+            return step
     return None
 
 
@@ -91,26 +81,33 @@ def steps_to_training_error(
 ) -> int | None:
     """Steps of SGD until the error over the last epoch's images, each as it was met, is at most `error`."""
     initialize(network, Gaussian(std=std), seed=seed)
-    optimizer = make_optimizer("sgd", network, lr=lr, momentum=0.9)
-    batches, position = Shuffled(train, batch, seed), Position()
+    batches = Shuffled(train, batch, seed)
     window: deque[int] = deque(maxlen=batches.steps)
-    try:
+    for step, correct in _sgd(network, batches, lr=lr, momentum=0.9, most=most):
+        window.append(correct)
+        if len(window) == batches.steps and sum(window) >= (1 - error) * batch * batches.steps:
+            return step
+    return None
+
+
+def _sgd(
+    network: nn.Module, batches: Shuffled, *, lr: float, momentum: float, most: int
+) -> Iterator[tuple[int, int]]:
+    """(steps made, images of the step that were right) after each step; ends where training diverges."""
+    optimizer = make_optimizer("sgd", network, lr=lr, momentum=momentum)
+    settings, position = StepSettings(seed=batches.seed, lr=lr), Position()
+    with suppress(NotFiniteError):
         while position.step < most:
             before = 0
             for step in train_epoch(
-                network, batches, optimizer, position=position, schedule=constant(),
-                settings=StepSettings(seed=seed, lr=lr), numerics=Numerics(),
+                network, batches, optimizer, position=position, schedule=constant(), settings=settings,
+                numerics=Numerics(),
             ):  # fmt: skip
-                window.append(position.correct - before)
+                yield step.step, position.correct - before
                 before = position.correct
-                if len(window) == batches.steps and sum(window) >= (1 - error) * batch * batches.steps:
-                    return step.step
                 if step.step >= most:
-                    break
+                    return
             position.next_epoch()
-    except NotFiniteError:
-        pass
-    return None
 
 
 def fastest(
