@@ -118,7 +118,7 @@ def choose_geometry(recipe: Recipe, found: Probe) -> Geometry:
     """The network's input for these images: the recipe's size, else their own, else the model's.
 
     Images of one square size are kept as they are or padded (MNIST's 28 pixels in LeNet-5's 32) where the
-    model takes that; photographs have their sides cut. Rows AU-01 and AU-09 of the feature list.
+    model takes that; photographs have their sides cut (lectures, data preparation).
     """
     published = models.info(recipe.model).input_size[0]
     square = found.size is not None and found.size[0] == found.size[1]
