@@ -56,6 +56,7 @@ DIGITS = {
     "keep": "last",
     "val_fraction": 0.1,
 }
+SHIFTED = {"augment__rotate": 0.0, "augment__scale": 0.0}  # turning and zooming cost a tenth of the time
 AIRBENCH: dict[str, Any] = {"recipe": "airbench2024", "batch": 512}
 
 
@@ -71,7 +72,7 @@ class Goal:
 
 
 GOALS = {
-    "mnist_995": Goal("mnist", 99.5, 30, {**DIGITS, "epochs": 3}),
+    "mnist_995": Goal("mnist", 99.5, 30, {**DIGITS, **SHIFTED, "epochs": 3}),
     "mnist_committee": Goal("mnist", 99.83, 2400, {**DIGITS, "epochs": 20}, members=10),
     "cifar_907": Goal("cifar10", 90.7, 300, {**AIRBENCH, "epochs": 6}),
     "cifar_92": Goal("cifar10", 92.0, 900, {**AIRBENCH, "epochs": 18}),
