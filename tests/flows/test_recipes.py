@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from convworks import models
+from convworks.errors import ConvworksError
 from convworks.flows.events import Note, Will
 from convworks.flows.initial import LSUV_IMAGES, first_images, initialise_as_wanted
 from convworks.flows.prepare import (
@@ -24,12 +26,13 @@ from convworks.flows.prepare import (
 )
 from convworks.flows.train import ResumeRequest, TrainRequest, resume, train
 from convworks.ops.arguments import BadArgument
-from convworks.recipes.defaults import names, recipe, resolve_named
+from convworks.recipes.defaults import entry, names, recipe, resolve_named
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import build
 from convworks.runs import Run
 from convworks.training.initialize import SCHEMES
 from convworks.training.loop import Numerics, Position, train_epoch
+from convworks.training.optimizer import set_learning_rate
 from tests.flows.helpers import QUICK, request, write_images
 
 SIDES = {"googlenet": 64, "bn_inception": 64, "resnet34": 64, "fastnet": 32, "mobilenet_v1_100_224": 32}
@@ -223,3 +226,23 @@ def test_a_run_of_an_older_version_has_no_line(photos: Path, tmp_path: Path) -> 
     run.write_json(run.recipe_file, record)
     list(resume(ResumeRequest(run=run.path, cache=tmp_path / "cache")))
     assert "compliance" not in run.record()
+
+
+def test_parts_of_a_network_have_rates_of_their_own() -> None:
+    """The shifts of batch norm learn at 64 times the rate and decay by a 64th of it (Jordan 2024, 3.4)."""
+    row = entry("airbench2024").recipe
+    network = models.create(row.model, num_classes=10)
+    optimizer = optimizer_for(row, network)
+    set_learning_rate(optimizer, 0.5)
+    names = {id(p): name for name, p in network.named_parameters()}
+    rates = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert rates["block1.conv1.weight"] == (0.5, row.optimizer.weight_decay)
+    assert rates["block2.norm1.bias"][0] == 32.0
+    assert rates["block2.norm1.bias"][1] == pytest.approx(row.optimizer.weight_decay / 64, rel=1e-4)
+    assert "whiten.conv.weight" not in rates
+
+
+def test_a_rate_for_a_part_that_there_is_not_names_the_near_one() -> None:
+    row = build({"optimizer.group_rate.block1.norm1.bais": 2.0}, entry("airbench2024").recipe)
+    with pytest.raises(ConvworksError, match=r"optimizer.group_rate.block1.norm1.bias=10"):
+        optimizer_for(row, models.create(row.model, num_classes=10))

@@ -181,3 +181,14 @@ def test_what_rests_keeps_its_bits_and_a_resumed_training_ends_in_the_same(name:
         trained(stop, 4, again, second)
         for key, value in whole.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), (stop, key)
+
+
+def test_what_a_network_keeps_fixed_stays_fixed_while_stages_thaw() -> None:
+    network = models.create("airbench94", num_classes=10)
+    fixed = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert "whiten.conv.weight" in fixed
+    staged = StagedUnfreezing(network, every=1, fixed=fixed)
+    for epoch in (0, 3, 20):
+        staged.begin_epoch(epoch)
+        assert all(not p.requires_grad for name, p in network.named_parameters() if name in fixed)
+    assert {name for name, p in network.named_parameters() if not p.requires_grad} == fixed

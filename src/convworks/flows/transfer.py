@@ -32,6 +32,7 @@ from convworks.training.optimizer import belongs
 from convworks.training.planner import Plan
 from convworks.training.transfer import (
     StagedUnfreezing,
+    fixed_parameters,
     freeze_backbone,
     head_names,
     head_of,
@@ -109,7 +110,9 @@ def new_session(
     unfreezing: StagedUnfreezing | None = None
     if recipe.transfer.unfreeze:
         yield from _told(recipe, network)
-        unfreezing = StagedUnfreezing(network, every=recipe.transfer.unfreeze)
+        unfreezing = StagedUnfreezing(
+            network, every=recipe.transfer.unfreeze, fixed=fixed_parameters(network)
+        )
     given: dict[str, Any] = {"manifest": manifest, "before_epoch": unfreezing and unfreezing.begin_epoch}
     if recipe.transfer.quantize == "int8":
         return QuantizedSession(run, recipe, prepared, network, plan, **given).attach()

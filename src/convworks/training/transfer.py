@@ -12,6 +12,7 @@ unfreezing)."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def freeze_backbone(network: nn.Module) -> None:
     """Only the head learns from now on. Raises U230, and U231 where none of the head could learn."""
     parts = head_names(network)
     for name, child in network.named_children():
-        child.requires_grad_(name in parts)
+        if name not in parts:
+            child.requires_grad_(False)
     if not any(p.requires_grad for p in network.parameters()):
         raise ConvworksError("U231", "no parameter would learn", try_="--freeze none")
 
@@ -120,17 +122,24 @@ def learning_stages(count: int, *, every: int, epoch: int) -> int:
     return min(count, 1 + epoch // every)
 
 
+def fixed_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that do not learn; of a new network, those that its definition keeps fixed."""
+    return tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
+
+
 class StagedUnfreezing:
     """The last stage learns first; after every `every` epochs one more, from the end.
 
     A parameter that does not learn yet has no gradient, so that the optimizer passes it over and has no
-    memory of it. Make the optimizer before the first `begin_epoch`, while all parameters learn."""
+    memory of it. Make the optimizer before the first `begin_epoch`, while all parameters learn. `fixed` are
+    parameters that never do, such as whitening filters: those of `fixed_parameters` of a new network."""
 
-    def __init__(self, network: nn.Module, *, every: int) -> None:
+    def __init__(self, network: nn.Module, *, every: int, fixed: Collection[str] = ()) -> None:
         """Raises U230 for a network without stages."""
         if not stages(network):
             raise ConvworksError("U230", f"{type(network).__name__} has no stages", try_="--unfreeze 0")
         self.network, self.every = network, every
+        self.fixed = [network.get_parameter(name) for name in fixed]
 
     def begin_epoch(self, epoch: int) -> None:
         """Let the stages of this epoch, counted from 0, learn, and no others; the network is in training
@@ -142,3 +151,5 @@ class StagedUnfreezing:
         for name, child in self.network.named_children():
             child.requires_grad_(name not in resting)
             child.train(name not in resting)
+        for parameter in self.fixed:
+            parameter.requires_grad_(False)
