@@ -21,9 +21,10 @@ from convworks.flows.plan_report import explore
 from convworks.flows.prepare import build_network, prepare_data
 from convworks.layers.fused import is_fused
 from convworks.ops.native import library
-from convworks.training import planner
+from convworks.training import planner, step_timing
 from convworks.training.ceiling import convolutions_alone
-from convworks.training.planner import Candidate, plan_from_dict
+from convworks.training.planner import plan_from_dict
+from convworks.training.step_timing import Candidate, ratio
 from tests.flows.helpers import (
     fingerprint,
     request,
@@ -153,8 +154,8 @@ def test_fused_kernels_must_win(
 def test_the_ratio_of_two_ways_is_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drift = iter(range(1, 1000))
     slow = iter(lambda: 2.0, None)
-    assert planner.ratio(lambda: next(slow), lambda: 1.0, seconds=0) == 2.0
-    assert planner.ratio(lambda: 1.0 * next(drift), lambda: 1e3, seconds=0) < 1
+    assert ratio(lambda: next(slow), lambda: 1.0, seconds=0) == 2.0
+    assert ratio(lambda: 1.0 * next(drift), lambda: 1e3, seconds=0) < 1
 
 
 def test_one_copy_of_the_network_serves_all_candidates(data: Path, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_one_copy_of_the_network_serves_all_candidates(data: Path, tmp_path: Pat
     prepared = prepare_data(asked.data, recipe, expected=None, geometry=None, should_stop=lambda: False)
     copies: list[nn.Module] = []
     net = build_network(recipe, 3, prepared.dataset.geometry)
-    real = planner.copy.deepcopy
+    real = step_timing.copy.deepcopy
 
     class Counting:
         @staticmethod
@@ -172,7 +173,7 @@ def test_one_copy_of_the_network_serves_all_candidates(data: Path, tmp_path: Pat
             return real(value)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "copy", Counting)
+        patch.setattr(step_timing, "copy", Counting)
         found = module.measure_plan(prepared, recipe, net, "cpu", lambda _: "not wanted")
     assert len(copies) == 1
     assert len(found.measured) == 4

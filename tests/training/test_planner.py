@@ -9,7 +9,7 @@ from torch import nn
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
-from convworks.training import planner
+from convworks.training import planner, step_timing
 from convworks.training.loop import StepSettings
 from convworks.training.optimizer import make_optimizer
 from convworks.training.planner import (
@@ -19,10 +19,10 @@ from convworks.training.planner import (
     choose_device,
     choose_workers,
     make_plan,
-    measure,
     measuring_seconds,
     plan_from_dict,
 )
+from convworks.training.step_timing import Candidate, Trainee, measure
 
 
 def network() -> nn.Module:
@@ -80,7 +80,7 @@ def test_what_the_user_fixed_is_not_measured_against() -> None:
 def test_a_slow_candidate_is_tried_once_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     counts = {"quick": 0, "slow": 0}
-    monkeypatch.setattr(planner.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now)
 
     def timer(name: str, cost: float):
         def step() -> float:
@@ -95,6 +95,63 @@ def test_a_slow_candidate_is_tried_once_only(monkeypatch: pytest.MonkeyPatch) ->
     assert taken == {"quick": pytest.approx(0.01), "slow": pytest.approx(0.1)}
     assert counts["slow"] <= 3
     assert counts["quick"] > 3 * counts["slow"]
+
+
+def slow_network(now: list[float], *, seconds_each: float) -> nn.Module:
+    """A network whose every training image takes so long on our own clock."""
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            now[0] += seconds_each * len(x)
+            return self.linear(x.flatten(1))  # type: ignore[no-any-return]
+
+    return Slow()
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "accumulate", "images"),
+    [(0.001, 1, 64), (0.3 / 64, 1, 64), (0.03, 1, 10), (5.0, 1, 4), (5.0, 3, 12), (5.0, 20, 64)],
+)
+def test_a_slow_step_is_measured_on_a_part_of_the_batch(
+    seconds_each: float, accumulate: int, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
+    full = Batch(x=torch.randn(64, 1, 8, 8), y=torch.arange(64) % 3, rows=np.arange(64))
+    trainee = Trainee(
+        slow_network(now, seconds_each=seconds_each),
+        lambda trained: make_optimizer("sgd", trained, lr=0.1),
+        full,
+        StepSettings(seed=0, lr=0.1, accumulate=accumulate),
+    )
+    candidate = Candidate(planner.Numerics("fp32", "contiguous", "cpu"), 1)
+    trainee.shorten(candidate)
+    assert trainee.share * 64 == images
+    assert trainee.timer(candidate)() == pytest.approx(images * seconds_each)
+
+
+def test_a_plan_from_a_part_tells_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
+    found = make_plan(
+        slow_network(now, seconds_each=0.1),
+        Batch(x=torch.randn(32, 1, 8, 8), y=torch.arange(32) % 3, rows=np.arange(32)),
+        make_optimizer=lambda trainee: make_optimizer("sgd", trainee, lr=0.1),
+        settings=StepSettings(seed=0, lr=0.1),
+        device="cpu",
+        batch_path="RAM",
+        allocator="test",
+        steps=10,
+    )
+    assert found.images_per_second == pytest.approx(10)
+    assert found.checkpoint_every == round(planner.SAVE_SECONDS / 3.2)  # of whole batches
+    assert set(found.measured.values()) == {10.0}
+    assert "measured with 4 of a batch's 32 images" in found.reasons[0]
+    assert now[0] < 32 * 0.1 * 5, "in less than five whole steps"
 
 
 def test_measuring_takes_a_small_share_of_the_run() -> None:

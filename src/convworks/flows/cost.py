@@ -34,7 +34,8 @@ from convworks.recipes.defaults import adapt_to_size
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import Resolved
 from convworks.training.loop import Numerics, StepSettings
-from convworks.training.planner import Candidate, choose_device, step_timer, usable_cpus
+from convworks.training.planner import choose_device, usable_cpus
+from convworks.training.step_timing import Candidate, step_timer
 
 SHARE = 1 / 3  # of the free memory that measuring may take
 MARGIN = 1.5  # times the estimate: operators need room of their own

@@ -36,6 +36,7 @@ from convworks.training.planner import (
 )
 
 _WORKERS_TRIED = (0, 1, 2)
+_WORTH_AHEAD = 0.02  # of a step's time: where preparing takes less, no thread can gain more than that
 
 
 def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cache: Path | None) -> Plan:
@@ -182,5 +183,7 @@ def _plan_workers(
             if before - start > seconds:
                 break
         rates[workers] = images / (time.perf_counter() - start)
+        if workers == 0 and batch_seconds < _WORTH_AHEAD * step_seconds:
+            break
     torch.set_num_threads(threads_before)
     return choose_workers(plan, rates, batch_seconds=batch_seconds, step_seconds=step_seconds)

@@ -37,7 +37,8 @@ from convworks.recipes.defaults import adapt_to_size, resolve_named
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import Resolved
 from convworks.training.ceiling import convolutions_alone
-from convworks.training.planner import Candidate, Plan, Trainee, choose_device
+from convworks.training.planner import Plan, choose_device
+from convworks.training.step_timing import Candidate, Trainee
 
 SECONDS = 3.0  # of steps for the shares; as many again for the batches
 STEPS = 3  # of anything, at the least

@@ -1,18 +1,15 @@
 """Measure for a few seconds, then choose precision, memory format, threads and batch threads; say why.
 
 A CPU's flags do not tell what is fast on it, so nothing is read from them: every candidate trains a copy of
-the network on a real batch, in turns, and the one with the best median wins. bf16 must win by a margin,
-because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and taken where
-they win by a margin too; they are compiled only for a run that is long enough to pay for it. The plan is
-stored in the run, and resuming uses the same one: another number of threads would end in other bits.
+the network on a real batch, or a part of it, in turns, and the one with the best median wins. bf16 must win
+by a margin, because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and
+taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. The
+plan is stored in the run, and resuming uses the same one: another number of threads would end in other bits.
 """
 
 from __future__ import annotations
 
-import copy
 import os
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,18 +20,14 @@ from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
-from convworks.layers.fused import fuse, is_fused, plain
-from convworks.training.loop import Numerics, StepSettings, accumulate_gradients, gradient_norm
+from convworks.training.loop import Numerics, StepSettings
+from convworks.training.step_timing import SETTLES, Candidate, Trainee, measure, ratio
 
 BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
 FUSED_MARGIN = 1.02  # fused kernels must be this much faster than torch's operators
 WORTH_BUILDING = 60.0  # seconds of a run that is worth the four of compiling the kernels
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
 MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
-_ROUNDS = 3
-_WORTH_ANOTHER = 1.5  # times the best: slower ones are not measured again
-_HOPELESS = 2.5  # times the best, in the very first step, which allocates: that one counts, and is the last
-_SETTLES = 0.25  # seconds: a longer step does not feel that its optimizer began anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +84,6 @@ def plan_from_dict(value: Any) -> Plan:
         raise ConvworksError("A416", f"the run's plan.json is damaged: {problem}") from problem
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    numerics: Numerics
-    threads: int
-    fused: bool = False
-
-    @property
-    def name(self) -> str:
-        kernels = ", fused" if self.fused else ""
-        return f"{self.numerics.precision} {self.numerics.memory_format} {self.threads} threads{kernels}"
-
-
 def measuring_seconds(run_seconds: float) -> float:
     """How long measuring may take for a run of that length."""
     return min(LONGEST, max(SHORTEST, MEASURED_SHARE * run_seconds))
@@ -143,117 +124,6 @@ def candidates(
         for p in ("bf16", "fp32")
         if precision in {"auto", p} and memory_format in {"auto", m}
     ]
-
-
-class Trainee:
-    """One private copy of the network, which every candidate trains in its turn.
-
-    Weights and optimizer state are held once, however many candidates there are. Changing the memory format
-    costs a step that is not counted, because the optimizer begins anew.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        make_optimizer: Callable[[nn.Module], Optimizer],
-        batch: Batch,
-        settings: StepSettings,
-    ) -> None:
-        self._make_optimizer, self._batch, self._settings = make_optimizer, batch, settings
-        self._copy = plain(copy.deepcopy(network)).train()
-        self._form: tuple[str, str] | None = None
-        self._seconds = 0.0  # of the last step
-        self.fusible = fuse(self._copy) > 0
-        plain(self._copy)
-
-    def timer(self, candidate: Candidate) -> Callable[[], float]:
-        """A function that trains one step as the candidate does it, and returns its seconds."""
-
-        def one_step() -> float:
-            torch.set_num_threads(candidate.threads)
-            if self._prepare(candidate) and self._seconds < _SETTLES:
-                self._step(candidate.numerics)
-            start = time.perf_counter()
-            self._step(candidate.numerics)
-            self._seconds = time.perf_counter() - start
-            return self._seconds
-
-        return one_step
-
-    def _step(self, numerics: Numerics) -> None:
-        accumulate_gradients(self._copy, self._optimizer, self._ready, self._settings, numerics)
-        gradient_norm(self._copy)
-        self._optimizer.step()
-        if numerics.device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-    def _prepare(self, candidate: Candidate) -> bool:
-        """Bring the copy into the candidate's form; returns whether the optimizer began anew."""
-        if candidate.fused != is_fused(self._copy):
-            fuse(self._copy) if candidate.fused else plain(self._copy)
-        numerics = candidate.numerics
-        if self._form == (numerics.device, numerics.memory_format):
-            return False
-        self._form = (numerics.device, numerics.memory_format)
-        layout = numerics.torch_memory_format
-        self._copy.to(numerics.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self._optimizer = self._make_optimizer(self._copy)
-        batch = self._batch
-        x = batch.x.to(numerics.device).contiguous(memory_format=layout)
-        self._ready = Batch(x, batch.y.to(numerics.device), batch.rows, batch.mixed)
-        return True
-
-
-def step_timer(
-    candidate: Candidate,
-    network: nn.Module,
-    make_optimizer: Callable[[nn.Module], Optimizer],
-    batch: Batch,
-    settings: StepSettings,
-) -> Callable[[], float]:
-    """A function that trains a private copy of the network for one step and returns its seconds."""
-    return Trainee(network, make_optimizer, batch, settings).timer(candidate)
-
-
-def measure(timers: Mapping[str, Callable[[], float]], *, seconds: float) -> dict[str, float]:
-    """Median seconds of one step for every candidate, measured in turns so that drift hits all alike.
-
-    Everyone gets a first step, which allocates, and unless that was hopeless one that counts; after that only
-    those that are not much slower than the best, until the time is up.
-    """
-    taken: dict[str, list[float]] = {name: [] for name in timers}
-    begun = time.perf_counter()
-    share = seconds / (_ROUNDS * max(len(timers), 1))
-    for turn in range(_ROUNDS):
-        medians = {name: statistics.median(times) for name, times in taken.items() if times}
-        for name, one_step in timers.items():
-            if turn == 0:
-                first = one_step()
-                best = min((min(times) for times in taken.values() if times), default=first)
-                if first > (_HOPELESS if first < _SETTLES else _WORTH_ANOTHER) * best:
-                    taken[name].append(first)
-                    continue
-            elif medians[name] > _WORTH_ANOTHER * min(medians.values()):
-                continue
-            elif time.perf_counter() - begun > 2 * seconds:
-                break
-            start, count = time.perf_counter(), 0
-            while count == 0 or (time.perf_counter() - start < share and count < 200):
-                taken[name].append(one_step())
-                count += 1
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
-    """How many times as fast the second is: the median over pairs of steps, in changing order."""
-    first(), second()
-    found: list[float] = []
-    begun = time.perf_counter()
-    while len(found) < _ROUNDS or (time.perf_counter() - begun < seconds and len(found) < 200):
-        order = (second, first) if len(found) % 2 else (first, second)
-        taken = {each: each() for each in order}
-        found.append(taken[first] / taken[second])
-    return statistics.median(found)
 
 
 def choose(tried: list[Candidate], seconds: Mapping[str, float]) -> tuple[Candidate, str]:
@@ -308,15 +178,19 @@ def make_plan(
         chosen, reason, seconds = tried[0], f"{tried[0].name}: as asked", SHORTEST
         taken = measure({chosen.name: trainee.timer(chosen)}, seconds=seconds)
     else:
+        trainee.shorten(tried[0])
         first = trainee.timer(tried[0])
         first()  # the first step allocates
         step = first()
-        seconds = measuring_seconds(step * steps)
-        chosen, reason, taken = _try_forms(tried, trainee, slow=step > _SETTLES, seconds=seconds)
-    run_seconds = taken[chosen.name] * steps
+        seconds = measuring_seconds(step / trainee.share * steps)
+        chosen, reason, taken = _try_forms(tried, trainee, slow=step > SETTLES, seconds=seconds)
+    images = round(trainee.share * len(batch.y))
+    if images < len(batch.y):
+        reason += f", measured with {images} of a batch's {len(batch.y)} images"
+    run_seconds = taken[chosen.name] / trainee.share * steps
     chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, seconds / 2)
     torch.set_num_threads(threads_before)
-    rate = len(batch.y) / taken[chosen.name]
+    rate = images / taken[chosen.name]
     return Plan(
         precision=chosen.numerics.precision,
         memory_format=chosen.numerics.memory_format,
@@ -325,9 +199,9 @@ def make_plan(
         workers=0,
         batch_path=batch_path,
         allocator=allocator,
-        checkpoint_every=max(1, round(SAVE_SECONDS / taken[chosen.name])),
+        checkpoint_every=max(1, round(SAVE_SECONDS * rate / len(batch.y))),
         images_per_second=rate,
-        measured={name: round(len(batch.y) / t, 1) for name, t in taken.items()},
+        measured={name: round(images / t, 1) for name, t in taken.items()},
         reasons=(
             f"{reason}; {chosen.threads} of {cpus} processors",
             fused_reason,

@@ -1,0 +1,175 @@
+"""How long a training step takes, candidate against candidate, on a private copy of the network.
+
+Steps are measured in turns, so that a machine that drifts drifts for all. Where a whole batch takes long, a
+part of it is measured: seconds for an image tell the same, and many short steps are surer than few long ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from convworks.data.loader import Batch, Mixed
+from convworks.layers.fused import fuse, is_fused, plain
+from convworks.training.loop import Numerics, StepSettings, accumulate_gradients, gradient_norm
+
+LONG = 0.3  # seconds: a step that takes longer is measured on a part of the batch
+FEWEST = 4  # images of a part
+ROUNDS = 3
+_WORTH_ANOTHER = 1.5  # times the best: slower ones are not measured again
+_HOPELESS = 2.5  # times the best, in the very first step, which allocates: that one counts, and is the last
+SETTLES = 0.25  # seconds: a longer step does not feel that its optimizer began anew
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    numerics: Numerics
+    threads: int
+    fused: bool = False
+
+    @property
+    def name(self) -> str:
+        kernels = ", fused" if self.fused else ""
+        return f"{self.numerics.precision} {self.numerics.memory_format} {self.threads} threads{kernels}"
+
+
+class Trainee:
+    """One private copy of the network, which every candidate trains in its turn.
+
+    Weights and optimizer state are held once, however many candidates there are. Changing the memory format
+    costs a step that is not counted, because the optimizer begins anew.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        make_optimizer: Callable[[nn.Module], Optimizer],
+        batch: Batch,
+        settings: StepSettings,
+    ) -> None:
+        self._make_optimizer, self._batch, self._settings = make_optimizer, batch, settings
+        self._copy = plain(copy.deepcopy(network)).train()
+        self._form: tuple[str, str] | None = None
+        self._seconds = 0.0  # of the last step
+        self.share = 1.0  # of the batch that is measured
+        self.fusible = fuse(self._copy) > 0
+        plain(self._copy)
+
+    def shorten(self, candidate: Candidate, *, seconds: float = LONG) -> None:
+        """Measure a part of the batch from now on, where a step of the whole of it takes longer than that.
+
+        A step is timed on a few images first, so that a large network does not wait for a whole batch. Every
+        part that accumulation makes of the batch keeps some.
+        """
+        whole, count = self._batch, FEWEST * self._settings.accumulate
+        if count >= len(whole.y):
+            return
+        self._batch = first_images(whole, count)
+        one_step = self.timer(candidate)
+        one_step()  # allocates
+        affordable = int(count * seconds / one_step())
+        count = min(max(affordable, count), len(whole.y))
+        self._batch = whole if count == len(whole.y) else first_images(whole, count)
+        self.share, self._form = count / len(whole.y), None
+
+    def timer(self, candidate: Candidate) -> Callable[[], float]:
+        """A function that trains one step as the candidate does it, and returns its seconds."""
+
+        def one_step() -> float:
+            torch.set_num_threads(candidate.threads)
+            if self._prepare(candidate) and self._seconds < SETTLES:
+                self._step(candidate.numerics)
+            start = time.perf_counter()
+            self._step(candidate.numerics)
+            self._seconds = time.perf_counter() - start
+            return self._seconds
+
+        return one_step
+
+    def _step(self, numerics: Numerics) -> None:
+        accumulate_gradients(self._copy, self._optimizer, self._ready, self._settings, numerics)
+        gradient_norm(self._copy)
+        self._optimizer.step()
+        if numerics.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    def _prepare(self, candidate: Candidate) -> bool:
+        """Bring the copy into the candidate's form; returns whether the optimizer began anew."""
+        if candidate.fused != is_fused(self._copy):
+            fuse(self._copy) if candidate.fused else plain(self._copy)
+        numerics = candidate.numerics
+        if self._form == (numerics.device, numerics.memory_format):
+            return False
+        self._form = (numerics.device, numerics.memory_format)
+        layout = numerics.torch_memory_format
+        self._copy.to(numerics.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self._optimizer = self._make_optimizer(self._copy)
+        batch = self._batch
+        x = batch.x.to(numerics.device).contiguous(memory_format=layout)
+        self._ready = Batch(x, batch.y.to(numerics.device), batch.rows, batch.mixed)
+        return True
+
+
+def step_timer(
+    candidate: Candidate,
+    network: nn.Module,
+    make_optimizer: Callable[[nn.Module], Optimizer],
+    batch: Batch,
+    settings: StepSettings,
+) -> Callable[[], float]:
+    """A function that trains a private copy of the network for one step and returns its seconds."""
+    return Trainee(network, make_optimizer, batch, settings).timer(candidate)
+
+
+def measure(timers: Mapping[str, Callable[[], float]], *, seconds: float) -> dict[str, float]:
+    """Median seconds of one step for every candidate, measured in turns so that drift hits all alike.
+
+    Everyone gets a first step, which allocates, and unless that was hopeless one that counts; after that only
+    those that are not much slower than the best, until the time is up.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in timers}
+    begun = time.perf_counter()
+    share = seconds / (ROUNDS * max(len(timers), 1))
+    for turn in range(ROUNDS):
+        medians = {name: statistics.median(times) for name, times in taken.items() if times}
+        for name, one_step in timers.items():
+            if turn == 0:
+                first = one_step()
+                best = min((min(times) for times in taken.values() if times), default=first)
+                if first > (_HOPELESS if first < SETTLES else _WORTH_ANOTHER) * best:
+                    taken[name].append(first)
+                    continue
+            elif medians[name] > _WORTH_ANOTHER * min(medians.values()):
+                continue
+            elif time.perf_counter() - begun > 2 * seconds:
+                break
+            start, count = time.perf_counter(), 0
+            while count == 0 or (time.perf_counter() - start < share and count < 200):
+                taken[name].append(one_step())
+                count += 1
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
+    """How many times as fast the second is: the median over pairs of steps, in changing order."""
+    first(), second()
+    found: list[float] = []
+    begun = time.perf_counter()
+    while len(found) < ROUNDS or (time.perf_counter() - begun < seconds and len(found) < 200):
+        order = (second, first) if len(found) % 2 else (first, second)
+        taken = {each: each() for each in order}
+        found.append(taken[first] / taken[second])
+    return statistics.median(found)
+
+
+def first_images(batch: Batch, count: int) -> Batch:
+    """The first images of a batch."""
+    mixed = batch.mixed and Mixed(batch.mixed.other[:count], batch.mixed.share[:count])
+    return Batch(batch.x[:count], batch.y[:count], batch.rows[:count], mixed)
