@@ -53,7 +53,7 @@ COMMON: dict[str, Any] = {
     "augment__flip": True,
     "label_smoothing": 0.1,
 }
-VGG = {"model": "stack", "model_options": {"spec": QUARTER}, "epochs": 60}
+VGG = {"model": "stack", "model_options": {"spec": QUARTER}, "initialize": "he", "epochs": 60}
 RESNET = {"model": "resnet18", "epochs": 30}
 
 

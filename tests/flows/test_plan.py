@@ -140,6 +140,27 @@ def test_a_remembered_plan_is_of_its_switch_and_compiler(
         plan_from_dict({**other.to_dict(), "fused": "yes"})
 
 
+def test_what_costs_time_in_a_step_has_a_plan_of_its_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, data, **FUSED)
+    recipe = asked.resolved.recipe
+    prepared = prepare_data(asked.data, recipe, expected=None, geometry=None, should_stop=lambda: False)
+    measured: list[str] = []
+    real = module.measure_plan
+    monkeypatch.setattr(module, "measure_plan", lambda *a: measured.append("") or real(*a))
+    for change, count in (
+        ({}, 1),
+        ({"epochs": recipe.epochs + 1}, 1),
+        ({"regularize": replace(recipe.regularize, noise=0.1)}, 2),
+        ({"transfer": replace(recipe.transfer, quantize="int8")}, 3),
+    ):
+        changed = replace(recipe, **change)  # type: ignore[arg-type]
+        net = build_network(changed, 3, prepared.dataset.geometry)
+        module.plan_training(prepared, changed, net, cache=tmp_path / "plans")
+        assert len(measured) == count, change
+
+
 def test_fused_kernels_must_win(
     data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

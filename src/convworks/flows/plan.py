@@ -96,6 +96,8 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         recipe.accumulate,
         recipe.optimizer.name,
         asdict(recipe.augment),
+        asdict(recipe.regularize),
+        asdict(recipe.transfer),
         recipe.precision,
         recipe.memory_format,
         recipe.threads,
