@@ -8,7 +8,7 @@ Every goal is a recipe that was chosen by its validation images, which are taken
 test part is read once, at the end, and chooses nothing. Seconds are those of all epochs with their
 validation, as the run's own timing.jsonl has them: files are decoded before, and the test images are
 evaluated after, by the recipe's protocol. Accuracy is the mean over the seeds, with the sample's standard
-deviation. Settings were compared with a tenth of the training images held out; a goal may then hold out fewer.
+deviation. Settings were compared with a tenth of the training images held out; a goal may hold out fewer.
 
 The committee averages the probabilities of its members; its seconds are the sum of theirs.
 

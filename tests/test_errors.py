@@ -104,3 +104,14 @@ def test_of_many_names_the_nearest_are_listed() -> None:
     text = str(unknown_name("model", "qqq", names))
     assert text.count("network") == MOST_NAMES
     assert "and 28 more" in text
+
+
+def test_a_placeholder_in_what_to_try_gets_the_real_name() -> None:
+    error = ConvworksError(
+        "D149", "an image cannot be read", where="a.png", why="it is empty", try_="eval RUN x"
+    )
+    told = error.trying("eval RUN ", "eval 'my runs/a' ")
+    assert (told.code, told.what, told.where, told.why) == (error.code, error.what, error.where, error.why)
+    assert told.try_ == "eval 'my runs/a' x"
+    assert str(told).endswith("try:   eval 'my runs/a' x")
+    assert error.trying("resume RUN", "resume a") is error

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from convworks.errors import ConvworksError
-from convworks.runs import MetricsLog, Run, create_run, list_runs, open_run, read_records, require_space
+from convworks.runs import (
+    MetricsLog,
+    Run,
+    append_timing,
+    create_run,
+    list_runs,
+    open_run,
+    read_records,
+    require_space,
+    state_of,
+)
 
 
 def test_names_count_up(tmp_path: Path) -> None:
@@ -119,3 +129,35 @@ def test_a_cut_last_line_is_left_out(tmp_path: Path) -> None:
 def test_too_little_space_is_said_before_computing(tmp_path: Path) -> None:
     with pytest.raises(ConvworksError, match=r"R504.*MB free; this run needs 1,000,000,000 MB"):
         require_space(tmp_path, 10**15)
+
+
+@pytest.mark.parametrize(
+    ("finished", "hint"), [(False, "--name mine-3, or convworks resume "), (True, "--name mine-3")]
+)
+def test_a_taken_name_says_which_is_free_and_what_can_be_continued(
+    tmp_path: Path, finished: bool, hint: str
+) -> None:
+    run = create_run(tmp_path, "x", name="mine")
+    (run.path / "recipe.json").write_text("{}")
+    (tmp_path / "mine-2").mkdir()
+    if finished:
+        run.finished_file.write_text("{}")
+    with pytest.raises(ConvworksError, match="U130") as caught:
+        create_run(tmp_path, "x", name="mine")
+    expected = hint if finished else f"{hint}{run.path}"
+    assert caught.value.try_ == expected
+    assert "none is ever replaced" in caught.value.why
+
+
+def test_how_a_run_stands(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "x")
+    assert state_of(run) == "not finished"
+    append_timing(run, event="start")
+    append_timing(run, event="diverged", epoch=2, step=17)
+    assert state_of(run) == "diverged at step 17"
+    append_timing(run, event="resume", epoch=2, step=12)  # with another rate, say
+    assert state_of(run) == "not finished"
+    append_timing(run, event="diverged")  # a line that lacks a part
+    assert state_of(run) == "diverged"
+    run.finished_file.write_text("{}")
+    assert state_of(run) == "finished"

@@ -110,6 +110,8 @@ CODES: dict[str, str] = {
     "U285": "a comparison of runs is written into an HTML file",
     "U286": "another file lies where a comparison of runs would be written",
     "U287": "a flag of `report` does not go with this number of runs",
+    "U288": "a setting of the recipe needs a network that train makes",
+    "U289": "a setting of the recipe needs validation images",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",
@@ -215,6 +217,8 @@ CODES: dict[str, str] = {
     "A478": "no image is left that the members have not learnt",
     "A479": "a single network is needed, and this is an ensemble",
     "A480": "an ensemble is damaged",
+    "A490": "a network or layer has no maps",
+    "A495": "a run's latency is damaged",
     # R: resources, exit status 5
     "R503": "a folder cannot be written to",
     "R504": "too little free space",

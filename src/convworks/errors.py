@@ -48,6 +48,13 @@ class ConvworksError(Exception):
         """The command or change to try."""
         return self.try_
 
+    def trying(self, old: str, new: str) -> ConvworksError:
+        """The same error; in what to try, `new` stands where `old` did: the real name for a placeholder."""
+        if old not in self.try_:
+            return self
+        try_ = self.try_.replace(old, new, 1)
+        return ConvworksError(self.code, self.what, where=self.where, why=self.why, try_=try_)
+
     @property
     def exit_status(self) -> int:
         return EXIT_STATUS[self.code[0]]

@@ -1,10 +1,11 @@
 """The run folder: runs/NAME/ with everything that a run is, and a lock so that two processes never share it.
 
-    recipe.json  manifest.jsonl  geometry.json  plan.json  metrics.jsonl  timing.jsonl
-    checkpoints/  evaluation/  model/  report.html  finished.json
+    recipe.json  manifest.jsonl  geometry.json  plan.json  metrics.jsonl  timing.jsonl  warnings.jsonl
+    checkpoints/  evaluation/  model/  latency.json  report.html  finished.json
 
 `metrics.jsonl` is the source of truth for curves and report. It holds no times, so that a run that was
-stopped and resumed ends with the same bytes as one that was not; times are in `timing.jsonl`.
+stopped and resumed ends with the same bytes as one that was not; times are in `timing.jsonl`, and what
+belongs to one session or one machine in `warnings.jsonl` and `latency.json`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Run:
         self.geometry_file = path / "geometry.json"
         self.metrics_file = path / "metrics.jsonl"
         self.timing_file = path / "timing.jsonl"
+        self.warnings_file = path / "warnings.jsonl"
+        self.latency_file = path / "latency.json"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation"
         self.model = path / "model"
@@ -125,11 +128,10 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
                 path.mkdir()
                 return Run(path)
     except FileExistsError as problem:
+        if name:
+            raise name_taken(out, name, kind="run") from problem
         raise ConvworksError(
-            "U130",
-            f"there is a run called '{name}' already" if name else f"'{out}' is a file, not a folder",
-            where=str(out),
-            try_=f"--name {name}-2, or convworks resume {out / name}" if name else "--out runs",
+            "U130", f"'{out}' is a file, not a folder", where=str(out), try_="--out runs"
         ) from problem
     except OSError as problem:
         raise ConvworksError(
@@ -139,6 +141,19 @@ def create_run(out: Path, base: str, *, name: str | None = None) -> Run:
             try_="--out with a folder of your own, for example --out ~/runs",
         ) from problem
     raise ConvworksError("R503", f"there are too many runs called {base} in {out}", try_="--name my-run")
+
+
+def name_taken(out: Path, name: str, *, kind: str) -> ConvworksError:
+    """U130: nothing is ever replaced. A run that was stopped can be continued, a finished one cannot."""
+    free = next(each for n in count(2) if not (out / (each := f"{name}-{n}")).exists())
+    stopped = (out / name / "recipe.json").is_file() and not Run(out / name).finished
+    return ConvworksError(
+        "U130",
+        f"there is a {kind} called '{name}' already",
+        where=str(out),
+        why="none is ever replaced: --fresh begins a new one, under a name that is free",
+        try_=f"--name {free}" + (f", or convworks resume {out / name}" if stopped else ""),
+    )
 
 
 def _holds_nothing(path: Path) -> bool:
@@ -219,6 +234,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 records.append(value)
     return records
+
+
+def state_of(run: Run) -> str:
+    """In words: finished, not finished, or diverged at step N where its last session ended so."""
+    if run.finished:
+        return "finished"
+    last: dict[str, Any] = next(reversed(read_records(run.timing_file)), {})
+    if last.get("event") != "diverged":
+        return "not finished"
+    return f"diverged at step {last['step']}" if isinstance(last.get("step"), int) else "diverged"
 
 
 def append_timing(run: Run, **record: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convworks import models
+from convworks import layers, models
 from convworks.anatomy import trace
 from convworks.anatomy.measured_field import measured_field, measured_fields, predicted
 
@@ -181,3 +183,40 @@ def test_published_networks(name: str, field: int) -> None:
     with torch.device("meta"):
         net = models.create(name, num_classes=info.num_classes)
     assert max(sizes(net, (info.in_channels, *info.input_size))) == field
+
+
+WINDOWS: dict[str, Callable[[], nn.Module]] = {
+    "maxout": lambda: layers.MaxoutConv2d(2, 3, (3, 5), pieces=2, stride=2, padding=1),
+    "maxout of groups": lambda: layers.MaxoutPool(2),
+    "local": lambda: layers.LocallyConnected2d(
+        2, 3, (3, 2), input_size=(18, 20), stride=(2, 1), padding="tf_same", dilation=(2, 3)
+    ),
+    "lowering": lambda: layers.Conv2d(2, 3, (5, 3), stride=2, padding="causal", algorithm="lowering"),
+    "direct": lambda: layers.Conv2d(2, 3, 3, dilation=2, padding=((0, 3), (2, 1)), algorithm="direct"),
+    "winograd": lambda: layers.Conv2d(2, 3, 3, padding=1, algorithm="winograd"),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_layers_that_hide_their_window_have_the_support_of_their_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    made = WINDOWS[name]()
+    shape = (1, 20, 22)
+    maps = made(torch.zeros(1, 2, 18, 20)).shape[1]
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), made, nn.Conv2d(maps, 1, 2))
+    for layer in ("1.max" if name == "maxout" else "1", "2"):
+        assert measured_field(net, shape, layer, draws=60) == reached(net, shape, layer)
+
+
+def test_a_locally_connected_sequence_and_volume() -> None:
+    one = nn.Sequential(
+        nn.Conv1d(1, 1, 3), layers.LocallyConnected1d(1, 1, 4, input_size=[28], stride=3, dilation=2)
+    )
+    assert [(row.field, row.jump) for row in trace(one, (1, 30))] == [((3,), (1.0,)), ((9,), (3.0,))]
+    three = layers.LocallyConnected3d(1, 1, (1, 2, 3), input_size=(4, 5, 6), padding=1)
+    assert trace(three, (1, 4, 5, 6))[0].field == (1, 2, 3)
+
+
+def test_a_maxout_network_of_dense_units_sees_everything() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), layers.Maxout(72, 4))
+    assert trace(net, (1, 8, 8))[-1].field == (8, 8)

@@ -156,6 +156,7 @@ LINE: list[tuple[str, Setup, str, str, str]] = [
     ("setting out of range", nothing, "train photos --set optimizer.lr=-1", "U112", "optimizer.lr"),
     ("config out of range", write("my.toml", "ema = 2"), "train photos --config my.toml", "U112", "ema"),
     ("size that does not fit", nothing, "train photos --model lenet5 --size 9", "U122", "lenet5"),
+    ("table in another format", nothing, f"eval {RUN} photos --csv out.json", "U006", "out.json"),
     ("bad run name", nothing, "train photos --name a/b", "U130", "a/b"),
     ("run with other settings", nothing, "train photos --name photos-mlp128-01", "U1", "photos-mlp128-01"),
 ]

@@ -81,6 +81,22 @@ def test_an_ensemble_is_printed_saved_and_used(capsys: pytest.CaptureFixture[str
     assert "external data: no" in page
     assert page.count("<tr>") == 1 + 3 + 1 + 10
     assert "http" not in page.replace("http-equiv", "")
+    shown = run(capsys, "show", "models/five")
+    assert shown.status == 0, shown.err
+    assert [line.split()[:3] for line in shown.out.splitlines() if line.startswith("0")] == [
+        [f"{n:02d}", f"five-s{n}", "mlp128"] for n in range(3)
+    ]
+    assert "models/five/members/02/model" in shown.out
+    tree = json.loads(run(capsys, "show", "models/five", "--json").out)
+    assert sum(row["weight"] for row in tree["members"]) == pytest.approx(1)
+    assert f"accuracy {tree['metrics']['top1']:.4f}" in shown.out
+    one = json.loads(run(capsys, "list", "runs", "--json").out)
+    kept = {row["name"]: row["accuracy"] for row in one}
+    assert {row["name"]: row["accuracy"] for row in tree["members"]} == {
+        f"five-s{n}": pytest.approx(kept[f"five-s{n}"]) for n in range(3)
+    }
+    refused = run(capsys, "show", "models/five", "--write", "layers.svg")
+    assert (refused.status, "error[U182]" in refused.err) == (2, True)
     exported = run(capsys, "export", "models/five")
     assert exported.status == 4
     assert "error[A479]" in exported.err
@@ -189,3 +205,11 @@ def test_python_has_the_same_doors(place: Path) -> None:
     assert cw.Ensemble.load(["runs/python"]).predict_proba(images(place)[:3]).shape == (3, 10)
     with pytest.raises(cw.ConvworksError, match="one of seeds, folds and bagging"):
         cw.train_many("digits")
+
+
+def test_fresh_never_replaces_a_group_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "digits", "--model", "mlp128", "--epochs", "3", "--lr", "0.003", *QUICK]
+    found = run(capsys, *words, "--seeds", "3", "--name", "five", "--fresh")
+    assert found.status == 2
+    assert "error[U130]: there is a group of runs called 'five' already" in found.err
+    assert "--name five-2" in found.err

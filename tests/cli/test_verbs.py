@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from convworks.cli import main
+from convworks.runs import Run, append_timing
 from tests.cli.helpers import Ran, draw, run
 
 RUN = "runs/photos-mlp128-01"
@@ -259,10 +261,16 @@ def test_the_list_of_errors_has_every_exit_status(world: Path, capsys: pytest.Ca
 def test_the_list_of_runs_says_how_they_stand(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (world / "runs" / "broken").mkdir()
     (world / "runs" / "broken" / "recipe.json").write_text("{")
+    lost = world / "runs" / "lost"
+    lost.mkdir()
+    shutil.copy(world / RUN / "recipe.json", lost)
+    append_timing(Run(lost), event="diverged", epoch=1, step=7)
     rows = {row["name"]: row for row in json.loads(run(capsys, "list", "runs", "--json").out)}
     assert rows["photos-mlp128-01"]["state"] == "finished"
     assert rows["photos-mlp128-01"]["epochs"] == "2 of 2"
     assert rows["broken"]["state"] == "damaged"
+    assert rows["lost"]["state"] == "diverged at step 7"
+    assert "diverged at step 7, 0 epochs" in run(capsys, "show", "runs/lost").out
     assert "there are no runs in nowhere" in run(capsys, "list", "runs", "--out", "nowhere").err
 
 

@@ -41,7 +41,7 @@ def test_a_class_that_the_model_never_saw() -> None:
     assert problem.what == (
         "newset/ has 2 classes the model never saw: 'lily' (31 images), 'fir tree' (1 image)"
     )
-    assert problem.where == "model classes: cat, dog ('dog' missing there: fine)"
+    assert problem.where == "model classes: cat, dog ('dog' is missing in newset/: fine, scored as absent)"
     assert problem.try_ == "convworks eval RUN newset/ --ignore-classes lily --ignore-classes 'fir tree'"
     assert source.reads.total() == 0
     data = evaluation(source, "cat", "dog", ignore_classes=("lily", "fir tree"))

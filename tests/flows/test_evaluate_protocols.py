@@ -1,10 +1,8 @@
-"""Ladders of protocols on a run: what is kept, what is used again, members, and labels that never shift."""
+"""Ladders of protocols on a run: what is kept, what is used again, and members."""
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +17,11 @@ from convworks.evaluation.inference import StoppedEarlyError
 from convworks.flows import kept
 from convworks.flows import ladder as ladder_module
 from convworks.flows.ensemble_bundle import save_ensemble
-from convworks.flows.evaluate import EvaluateRequest, evaluate
-from convworks.flows.events import Finished, Note
-from convworks.flows.ladder import Ladder, LadderRequest, climb
-from convworks.flows.prepare import DataRequest
+from convworks.flows.evaluate import evaluate
+from convworks.flows.ladder import LadderRequest, climb
 from convworks.report.read import read_run
 from tests.flows.helpers import StopAfter, train_all, write_images
-
-
-def photographs(folder: Path) -> Path:
-    """The coloured squares, in pictures of many sizes and proportions."""
-    draw = random.Random(0)
-    for path in sorted(write_images(folder).rglob("*.png")):
-        image = Image.open(path).resize((draw.randint(20, 60), draw.randint(20, 60)))
-        image.save(path)
-    return folder
+from tests.flows.ladders import climbed, photographs, reorder, request
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +37,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "work")
     return tmp_path / "work"
-
-
-def request(
-    work: Path, *protocols: str, run: str = "run", data: Path | None = None, **options: object
-) -> LadderRequest:
-    members = options.pop("members", ())
-    base = EvaluateRequest(
-        model=work / "runs" / run,
-        data=DataRequest(location=str(data or work / "colours"), cache=work / "cache"),
-        **options,  # type: ignore[arg-type]
-    )
-    return LadderRequest(evaluate=base, protocols=protocols, members=members)  # type: ignore[arg-type]
-
-
-def climbed(work: Path, *protocols: str, **options: object) -> Ladder:
-    return climb(request(work, *protocols, **options))  # type: ignore[arg-type]
 
 
 ALL = ("centre", "10-crop", "144-crop", "vgg-dense", "vgg-multi-scale", "multi-crop@256", "tta", "tta-shifts")
@@ -274,24 +246,6 @@ def test_members_keep_their_own_preprocessing_and_are_aligned_by_name(work: Path
         np.testing.assert_allclose(both.rungs[2 + at].probabilities, expected, atol=2e-6)
 
 
-def reorder(model: Path, classes: list[str]) -> None:
-    """Exchange the outputs of a bundle, so that it answers as before under another order of its classes."""
-    from safetensors.torch import load_file, save
-
-    from convworks.durable import write_folder
-
-    info = json.loads((model / "model.json").read_text())
-    order = [info["classes"].index(name) for name in classes]
-    info["classes"] = classes
-    weights = load_file(model / "weights.safetensors")
-    last = [name.rpartition(".")[0] for name in weights if name.endswith(".weight")][-1]
-    for part in ("weight", "bias"):
-        weights[f"{last}.{part}"] = weights[f"{last}.{part}"][order].contiguous()
-    files = {p.name: p.read_bytes() for p in model.iterdir() if p.name != "MANIFEST.json"}
-    files |= {"weights.safetensors": save(weights), "model.json": json.dumps(info).encode()}
-    write_folder(model, files.items())
-
-
 def test_members_of_other_classes_are_refused_before_anything_is_read(work: Path) -> None:
     two = write_images(work / "two", classes=("blue", "lily", "red"))
     train_all(work, two, name="lilies", epochs=1)
@@ -328,119 +282,3 @@ def test_an_image_that_changes_meanwhile_is_refused(work: Path, monkeypatch: pyt
     monkeypatch.setattr(ladder_module._Member, "probabilities", late)
     with pytest.raises(ConvworksError, match=r"A472.*'red/0\.png' changed"):
         climbed(work, "10-crop")
-
-
-# --- classes by name ----------------------------------------------------------------------------------------
-
-
-def test_a_hundred_arrangements_never_shift_a_label(work: Path, tmp_path: Path) -> None:
-    # Missing, extra and reordered classes; folders and tables; models with their classes in any order.
-    expected = climbed(work, "centre")
-    paths = [Path(path).parts[-2:] for path in expected.paths]
-    named = dict(zip(paths, (expected.classes[k] for k in expected.labels), strict=True))
-    answers = dict(zip(paths, expected.rungs[0].probabilities, strict=True))
-    draw = random.Random(0)
-    model = work / "runs" / "run" / "model"
-    for turn in range(100):
-        order = draw.sample(["blue", "green", "red"], 3)
-        reorder(model, order)
-        classes = draw.sample(["blue", "green", "red"], draw.choice([1, 2, 3]))
-        least = 2 - min(len(classes), 2)  # a set of one class alone is no data set (D105)
-        extra = draw.sample(["aaa", "grey", "zzz"], draw.randint(least, 2))
-        folder = tmp_path / f"set{turn}"
-        rows = []
-        for name in draw.sample([*classes, *extra], len(classes) + len(extra)):
-            for i in draw.sample(range(20), 4):
-                source = work / "colours" / (name if name in classes else "red") / f"{i}.png"
-                target = folder / "files" / name / f"{i}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
-                rows.append((f"files/{name}/{i}.png", name))
-        place = folder / "files"
-        if turn % 2:  # a table, in any order
-            place = folder / "labels.csv"
-            with place.open("w", newline="") as file:
-                csv.writer(file).writerows([("path", "label"), *draw.sample(rows, len(rows))])
-        base = EvaluateRequest(
-            model=work / "runs" / "run",
-            data=DataRequest(location=str(place), cache=work / "cache"),
-        )
-        if extra:
-            with pytest.raises(ConvworksError, match=r"D201.*the model never saw") as caught:
-                evaluate(base)
-            assert caught.value.try_.startswith(f"convworks eval {work / 'runs' / 'run'} ")
-        found = evaluate(replace(base, ignore_classes=tuple(extra)))
-        assert found.classes == tuple(order)
-        assert found.metrics.n == 4 * len(classes)
-        for path, label, row in zip(found.paths, found.labels, found.probabilities, strict=True):
-            key = Path(path).parts[-2:]
-            assert found.classes[label] == named[key]
-            by_name = dict(zip(found.classes, row, strict=True))
-            known = dict(zip(expected.classes, answers[key], strict=True))
-            assert by_name == pytest.approx(known, abs=1e-5)
-
-
-def test_the_message_of_an_extra_class(work: Path) -> None:
-    folder = work / "newset"
-    shutil.copytree(work / "colours", folder)
-    shutil.rmtree(folder / "green")
-    shutil.copytree(work / "colours" / "red", folder / "lily")
-    with pytest.raises(ConvworksError) as caught:
-        climbed(work, "10-crop", data=folder)
-    problem = caught.value
-    assert problem.code == "D201"
-    assert problem.what == f"{folder} has a class the model never saw: 'lily' (20 images)"
-    assert problem.where == "model classes: blue, green, red ('green' missing there: fine)"
-    assert problem.try_ == f"convworks eval {work / 'runs' / 'run'} {folder} --ignore-classes lily"
-    assert problem.exit_status == 3
-
-
-# --- the recipe's protocol ----------------------------------------------------------------------------------
-
-
-def test_a_finished_run_is_evaluated_with_the_recipes_protocol_too(made: Path, tmp_path: Path) -> None:
-    events = train_all(tmp_path, made / "colours", epochs=1, protocol="10-crop")
-    done = next(event for event in events if isinstance(event, Finished))
-    assert any(text.startswith("10-crop on val: accuracy ") for text in done.sentences)
-    folder = tmp_path / "runs" / "run" / "evaluation"
-    record = json.loads((folder / "val-10-crop.json").read_text())
-    assert record["protocol"] == "10-crop"
-    assert record["views"] == 10
-    assert json.loads((folder / "val.json").read_text())["protocol"] == "centre"
-    shown = read_run(tmp_path / "runs" / "run").evaluations
-    assert [each.split for each in shown] == ["val", "val, 10-crop"]  # the first is the report's figure
-    base = EvaluateRequest(
-        model=tmp_path / "runs" / "run",
-        data=DataRequest(location=str(made / "colours"), cache=tmp_path / "cache"),
-        split="val",
-        protocol="10-crop",
-    )
-    np.testing.assert_allclose(evaluate(base).probabilities, shown[1].probabilities, atol=1e-6)
-    assert "<td>10-crop" in (tmp_path / "runs" / "run" / "report.html").read_text()
-
-
-def test_a_recipes_protocol_that_cannot_be_done_is_a_warning(made: Path, tmp_path: Path) -> None:
-    events = train_all(tmp_path, made / "colours", epochs=1, protocol="full")
-    assert any(isinstance(event, Finished) for event in events)
-    notes = [event.text for event in events if isinstance(event, Note) and event.level == "warning"]
-    assert any("not evaluated with protocol 'full'" in text for text in notes)
-
-
-def test_a_recipes_protocol_that_there_is_not_is_refused_at_once(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConvworksError, match=r"U112.*there is no protocol called '10-crp'.*'10-crop'"):
-        train_all(tmp_path, made / "colours", protocol="10-crp")
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("name", ["digits", "shapes"])
-def test_sources_of_arrays(name: str, tmp_path: Path) -> None:
-    # Grey images of 8 pixels in a network of 28, and colour: no files to read again.
-    train_all(tmp_path, name, epochs=1, size=28)
-    base = EvaluateRequest(
-        model=tmp_path / "runs" / "run",
-        data=DataRequest(location=name, cache=tmp_path / "cache"),
-        split="val",
-    )
-    found = climb(LadderRequest(evaluate=base, protocols=("centre", "10-crop", "vgg-dense", "tta-shifts")))
-    assert [rung.cost for rung in found.rungs] == [1, 10, 2, 9]
-    assert all(np.isfinite(rung.probabilities).all() for rung in found.rungs)

@@ -119,3 +119,13 @@ def test_from_python(work: Path) -> None:
     assert (found.train, len(found.rows)) == (20, 6)
     assert cw.features(run, work / "colours", cache=cache).vectors.shape == (60, 256)
     assert {each.about for each in cw.advise(work / "colours", cache=cache)} >= {"model", "transfer"}
+
+
+def test_what_to_try_names_the_verb_and_the_model(work: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(work / "colours", tmp_path / "broken"))
+    (broken / "red" / "0.png").write_bytes(b"no image")
+    model = work / "runs" / "run"
+    asked = FeaturesRequest(model=model, data=DataRequest(location=str(broken), cache=tmp_path / "cache"))
+    with pytest.raises(ConvworksError, match="D149") as caught:
+        feature_vectors(asked)
+    assert caught.value.try_ == f"convworks features {model} {broken} --skip-unreadable"

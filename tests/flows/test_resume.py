@@ -108,6 +108,16 @@ def test_fresh_starts_another(tmp_path: Path, data: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+def test_fresh_never_replaces_a_run_of_that_name(tmp_path: Path, data: Path) -> None:
+    train_until(tmp_path, data, 4)
+    run = tmp_path / "runs" / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ConvworksError, match="U130.*there is a run called 'run' already") as caught:
+        train_all(tmp_path, data, fresh=True)
+    assert caught.value.try_ == f"--name run-2, or convworks resume {run}"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_resume_says_exact_and_where(tmp_path: Path, data: Path) -> None:
     train_until(tmp_path, data, 6)
     will = next(e for e in resume_all(tmp_path) if isinstance(e, Will))
@@ -151,6 +161,7 @@ def test_other_images_are_refused_unless_accepted(tmp_path: Path, change: str) -
         resume_all(tmp_path)
     assert caught.value.exit_status == 3
     assert "0.png" in str(caught.value) or "new.png" in str(caught.value)
+    assert caught.value.try_ == f"convworks resume {tmp_path / 'runs' / 'run'} --accept-data-change"
     before = {s.pixels: s.split for s in Manifest.load(Run(tmp_path / "runs" / "run").manifest_file).samples}
     events = resume_all(tmp_path, accept_data_change=True)
     assert isinstance(events[-1], Finished)
@@ -262,13 +273,12 @@ def test_everything_in_the_recipe_round_trips(tmp_path: Path, data: Path) -> Non
 
 def kill(*arguments: str) -> list[str]:
     """Run the proof in a process of its own: it forks, and forks want a process without threads."""
-    script = Path(__file__).parent.parent / "faults" / "kill.py"
     answer = subprocess.run(
-        [sys.executable, str(script), *arguments],
+        [sys.executable, "-m", "tests.faults.kill", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        cwd=script.parents[2],
+        cwd=Path(__file__).parents[2],
     )
     assert answer.stderr == ""
     return answer.stdout.splitlines()
@@ -282,6 +292,14 @@ def test_twenty_kills_end_in_the_same_bits() -> None:
     assert summary.startswith("8 time, 6 checkpoint, 2 evaluation, 2 start, 2 double;")
     kills = int(summary.split(";")[1].split()[0])
     assert kills >= 12  # a random moment may fall after the end
+
+
+def test_kills_of_a_transfer_end_in_the_same_bits() -> None:
+    # Staged thawing at rates of its own; whitening; stored features of a frozen backbone; 8-bit rounding.
+    *details, summary, figure = kill("--of", "transfer", "--points", "4", "--seed", "2")
+    assert details == []
+    assert figure == "figure kill_points_identical 4/4 points target 4/4"
+    assert summary.startswith("1 time, 1 checkpoint, 2 moment;")
 
 
 def test_the_kill_proof_can_fail() -> None:

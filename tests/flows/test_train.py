@@ -15,7 +15,7 @@ from convworks import durable
 from convworks.errors import ConvworksError
 from convworks.flows import session
 from convworks.flows.events import EpochDone, Finished, Found, Note, Will
-from convworks.runs import Run, create_run, read_records
+from convworks.runs import Run, create_run, read_records, state_of
 from tests.flows.helpers import fingerprint, resume_all, train_all, train_until, write_images
 
 
@@ -137,6 +137,8 @@ def test_divergence_names_files_and_keeps_the_last_good_checkpoint(tmp_path: Pat
     with pytest.raises(ConvworksError, match=r"N601.*not finite at step \d+[\s\S]*batch: .*\.png") as caught:
         train_all(tmp_path, data, epochs=20, **{"optimizer.lr": 1e20, "checkpoint_every": 1, "ema": None})
     assert caught.value.exit_status == 6
+    step = caught.value.what.split(" step ")[1].split()[0]
+    assert state_of(Run(tmp_path / "runs" / "run")) == f"diverged at step {step}"
     checkpoints = tmp_path / "runs" / "run" / "checkpoints"
     for path in checkpoints.glob("step-*/network.safetensors"):
         assert all(np.isfinite(v).all() for v in load_file(path).values())

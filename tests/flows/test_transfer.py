@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from convworks import models
 from convworks.bundle import load_bundle
 from convworks.data.loader import Loader
 from convworks.durable import read_json
@@ -305,3 +306,13 @@ def test_decay_of_a_part_acts_in_a_run_and_survives_its_record(tmp_path: Path, d
     assert isinstance(resume_all(tmp_path, "other")[-1], Finished)
     plain, other = (load_bundle(tmp_path / "runs" / n).network.state_dict() for n in ("run", "other"))
     assert float(other["fc2.weight"].norm()) < 0.9 * float(plain["fc2.weight"].norm())
+
+
+def test_of_rates_and_decays_those_that_meet_the_head_are_left() -> None:
+    network = models.create("fastnet", num_classes=3, input_size=(16, 16))
+    (inside, _) = network.get_submodule("output").named_parameters()
+    parts = {"stem": 0.1, "block1.down": 0.2, "output": 2.0, f"output.{inside[0]}": 3.0}
+    given = {"optimizer.group_rate": parts, "optimizer.group_decay": parts}
+    recipe = transfer.of_the_head(resolve(base=Recipe(), base_name="x", flags=given).recipe, network)
+    expected = {"output": 2.0, f"output.{inside[0]}": 3.0}
+    assert recipe.optimizer.group_rate == recipe.optimizer.group_decay == expected

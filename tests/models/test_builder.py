@@ -75,6 +75,7 @@ def test_a_perceptron_of_any_depth() -> None:
         "3@17x13: 5@4x4 tf_same s2 leaky_relu, max 3x3/2 same, 4@3x3 full elu, avg 3x3/2 p1 ceil, gap",
         "3@17x13: 8@3x3 selu, max 2x2/1 d2, bn, softplus, lrn, dense 5",
         "3@9x9: max 2x2/2 tf_same, avg 2x2/2 tf_same, dense 2",
+        "3@9x9: 4@3x3 nobias bn, sep 5@3x3 bn, dw 3x3 m2 bn, dense 6 bn, dense 2",
     ],
 )
 def test_every_kind_of_layer(line: str) -> None:

@@ -64,8 +64,12 @@ def test_a_text_that_is_too_short_names_the_layer() -> None:
 
 @pytest.mark.parametrize("name", ["char_cnn_small", "series_fcn"])
 def test_images_are_refused(name: str) -> None:
-    with pytest.raises(ConvworksError, match="a sequence, which is an image of one row"):
+    with pytest.raises(ConvworksError, match="a sequence, which is an image of one row") as caught:
         models.create(name, num_classes=4, input_size=(200, 200))
+    height, length = models.info(name).input_size
+    channels = models.info(name).in_channels
+    assert caught.value.try_ == f"convworks show {name} --input {height}x{length}x{channels}"
+    models.create(name, num_classes=4, input_size=(height, length))  # what it names fits
 
 
 def test_series_keep_their_length_and_are_averaged() -> None:

@@ -87,3 +87,4 @@ def test_images_are_refused() -> None:
     with pytest.raises(ConvworksError, match="wavenet cannot take images of 28x28 pixels") as caught:
         models.create("wavenet", num_classes=4, input_size=(28, 28))
     assert "a sequence, which is an image of one row" in caught.value.format()
+    assert caught.value.try_ == "convworks show wavenet --input 1x1024x1"

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,24 +19,35 @@ from torch import nn
 from convworks import models
 from convworks.bundle import save_bundle
 from convworks.data.preprocess import Geometry, Preprocess
-from convworks.report.inside import BINS, TALL, bars, first_filters, inside
+from convworks.report.inside import BINS, TALL, bars, first_filters, inside, model_of
 from convworks.report.page import write_report
 from convworks.report.read import read_run
 from convworks.report.sureness import sureness
 from tests.report.helpers import FLOWERS, fake_run
 
 
-def with_model(run: Path) -> nn.Module:
-    """A small untrained network as the run's model, one of its units dead."""
+def with_model(
+    run: Path,
+    *,
+    classes: Sequence[str] = FLOWERS,
+    model: str = "fastnet",
+    channels: Literal[1, 3] = 3,
+    side: int = 32,
+    stored: int | None = None,
+) -> nn.Module:
+    """A small untrained network as the run's model, one of its units dead where it has batch norm."""
     (run / "model" / "weights.safetensors").unlink()
     (run / "model").rmdir()
     torch.manual_seed(0)
-    network = models.create("fastnet", num_classes=10, in_channels=3, input_size=(32, 32))
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with torch.no_grad():
-        norms[0].weight[0], norms[0].bias[0] = 0.0, -1.0
-    geometry = Geometry(height=32, width=32, channels=3, fit="crop", stored_height=32, stored_width=32)
-    pixels = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    network = models.create(model, num_classes=len(classes), in_channels=channels, input_size=(side, side))
+    for norm in [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)][:1]:
+        with torch.no_grad():
+            norm.weight[0], norm.bias[0] = 0.0, -1.0
+    whole = stored or side
+    geometry = Geometry(
+        height=side, width=side, channels=channels, fit="crop", stored_height=whole, stored_width=whole
+    )
+    pixels = torch.randint(0, 256, (4, whole, whole, channels), dtype=torch.uint8)
     preprocess = Preprocess.fit(pixels, np.arange(4), geometry=geometry, normalize="per-channel")
     stored = {"temperature": 1.5, "n": 131, "split": "val", "loss_before": 1.0, "loss_after": 0.9}
     facts = {"calibration": {**stored, "ece_before": 0.1, "ece_after": 0.05}, "parameters": 7}
@@ -42,9 +55,9 @@ def with_model(run: Path) -> nn.Module:
         run / "model",
         weights=network.state_dict(),
         preprocess=preprocess,
-        model="fastnet",
+        model=model,
         options={},
-        classes=FLOWERS,
+        classes=tuple(classes),
         facts=facts,
     )
     return network.eval()
@@ -63,7 +76,7 @@ def pixels(path: str) -> np.ndarray:
 
 def test_the_numbers_are_those_of_the_network(run: Path) -> None:
     record = read_run(run)
-    found = inside(record, record.evaluations[0], thumbnail=pixels)
+    found = inside(model_of(record), record, record.evaluations[0], thumbnail=pixels)
     assert found is not None
     network = models.create("fastnet", num_classes=10, in_channels=3, input_size=(32, 32))
     assert found.parameters == sum(p.numel() for p in network.parameters())
@@ -74,7 +87,7 @@ def test_the_numbers_are_those_of_the_network(run: Path) -> None:
     assert found.norms[0].gamma[0] == 0.0
     assert found.weights[0].low < found.weights[0].mean < found.weights[0].high
     assert found.filters is not None
-    assert inside(record, record.evaluations[0], thumbnail=None).dead == ()  # type: ignore[union-attr]
+    assert inside(model_of(record), record, record.evaluations[0], thumbnail=None).dead == ()  # type: ignore[union-attr]
 
 
 def test_the_page_has_all_ten_sections_and_the_same_bytes(run: Path) -> None:
@@ -116,7 +129,7 @@ def test_the_temperature_is_judged_on_its_images(run: Path) -> None:
 def test_a_damaged_model_leaves_the_section_out(tmp_path: Path) -> None:
     path = fake_run(tmp_path)
     record = read_run(path)
-    assert inside(record, None, thumbnail=None) is None
+    assert inside(model_of(record), record, None, thumbnail=None) is None
 
 
 def test_filters_are_scaled_about_grey() -> None:

@@ -255,7 +255,7 @@ RULES: dict[str, Callable[..., Fields]] = {
     "avg_pool3d": _pooling(3, dilated=False),
     **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d"), _adaptive),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive),
-    **dict.fromkeys(("mean", "sum", "amax", "max"), _reduction),
+    **dict.fromkeys(("mean", "sum", "amax", "max", "argmax"), _reduction),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "squeeze", "flatten", "_reshape_alias"), _view),
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
     "slice": _slice,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from convworks.anatomy.receptive_field import Fields
 from convworks.anatomy.tracer import FieldTracer, Join, tensors_of
+from convworks.anatomy.windows import windows_seen
 
 Shape = tuple[int, ...]
 
@@ -125,7 +126,8 @@ def trace_graph(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         rows.append(replace(row, sources=tracer.origins(reads[-1]), **_seen(tracer.fields_of(made))))
         tracer.passed(made, len(rows) - 1)
 
-    with _evaluation(module), _hooks(layers, hook), torch.no_grad(), tracer:
+    seen = windows_seen(module, tracer)  # its hooks come first
+    with _evaluation(module), seen, _hooks(layers, hook), torch.no_grad(), tracer:
         made = tensors_of([module(image)])
     outputs = tuple(node for node in map(tracer.node_of, made) if node is not None)
     for name, layer in module.named_modules():

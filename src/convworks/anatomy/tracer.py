@@ -62,6 +62,10 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """A layer has made this tensor: what is computed from it comes from that layer."""
         self._nodes[tensor] = layer
 
+    def seen(self, tensor: Tensor, fields: Fields) -> None:
+        """A tensor has these fields, whatever its operators said."""
+        self._fields[tensor] = fields
+
     def fields_of(self, tensor: Tensor) -> Fields | None:
         return self._fields.get(tensor)
 

@@ -114,7 +114,7 @@ def _runs(args: ListFlags) -> list[Row]:
 
 def _run_row(run: Run) -> Row:
     from convworks.durable import read_json
-    from convworks.runs import read_records
+    from convworks.runs import read_records, state_of
 
     try:
         record = run.record()
@@ -137,7 +137,7 @@ def _run_row(run: Run) -> Row:
         "model": record["recipe"].get("model", "-"),
         "data": record["data"].get("location", "-"),
         "epochs": f"{len(epochs)} of {record['recipe'].get('epochs', '-')}",
-        "state": "finished" if run.finished else "not finished",
+        "state": state_of(run),
         "accuracy": done.get("accuracy", best),
     }
 

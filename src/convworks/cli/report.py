@@ -27,6 +27,8 @@ class ReportFlags(OutputFlags):
     """where a comparison goes [comparison.html]"""
     human_error: Annotated[float | None, Shown("SHARE", "0.0116"), Ge(0), Lt(1)] = None
     """share that people get wrong, for comparison"""
+    no_images: bool = False
+    """no picture of an image, for private data"""
     cache: Annotated[Path | None, Shown("DIR", "~/.cache/convworks")] = None
     """of downloads and prepared images [$CONVWORKS_CACHE]"""
 
@@ -40,9 +42,13 @@ def run(args: ReportFlags, console: Console) -> int:
     if args.card:
         path = write_card(args.runs[0])
     elif len(args.runs) > 1:
-        path, missing = write_comparison(args.runs, args.out or Path("comparison.html"), cache=cache)
+        path, missing = write_comparison(
+            args.runs, args.out or Path("comparison.html"), cache=cache, images=not args.no_images
+        )
     else:
-        path, missing = rewrite_report(args.runs[0], cache=cache, human_error=args.human_error)
+        path, missing = rewrite_report(
+            args.runs[0], cache=cache, human_error=args.human_error, images=not args.no_images
+        )
     if missing:
         console.warn(f"without pictures: {missing}")
     console.document({"report": path})
@@ -69,7 +75,7 @@ def _check(args: ReportFlags) -> None:
 VERB = Verb(
     name="report",
     flags=ReportFlags,
-    main=("card", "out", "human_error", "cache", "json", "quiet"),
+    main=("card", "out", "human_error", "no_images", "cache", "json", "quiet"),
     examples=(
         "convworks report runs/photos-fastnet-01",
         "convworks report runs/photos-fastnet-01 runs/photos-resnet18-01",

@@ -1,4 +1,5 @@
-"""`convworks show NAME` for a model or a recipe, `show recipe NAME` for a recipe, `show RUN` for a run."""
+"""`convworks show NAME` for a model or a recipe, `show recipe NAME` for a recipe, `show RUN` for a run, an
+ensemble by its folder."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from convworks.cli.flags import Shown, Verb
 from convworks.cli.networks import Network, NetworkFlags, find_run, network_of
 from convworks.cli.recipe_card import document as recipe_document
 from convworks.cli.recipe_card import setting_rows, show_citation, show_recipe
+from convworks.cli.show_ensemble import show_ensemble
 from convworks.cli.text import folder, fraction
 from convworks.errors import EXIT_OK, ConvworksError
 
@@ -31,7 +33,7 @@ class ShowFlags(NetworkFlags):
     """What to show."""
 
     subject: Annotated[str, Shown("NAME|RUN", "lenet5", positional=True)]
-    """a model, a recipe, or the folder of a run; recipe NAME"""
+    """a model, recipe, run or ensemble; or: recipe NAME"""
     name: Annotated[str | None, Shown("NAME", "alexnet2012", positional=True)] = None
     """the recipe, after the word recipe"""
     cite: bool = False
@@ -47,6 +49,7 @@ class ShowFlags(NetworkFlags):
 def run(args: ShowFlags, console: Console) -> int:
     """Print what the name stands for; a name of both a model and a recipe shows both."""
     from convworks import models
+    from convworks.bundle import is_ensemble
     from convworks.recipes import defaults
 
     if args.write is not None:
@@ -55,6 +58,9 @@ def run(args: ShowFlags, console: Console) -> int:
     if args.cite or args.name is not None or (name == "recipe" and not _is_run(name, args)):
         return _recipe_alone(args, console)
     if name not in models.names() and name not in defaults.names():
+        place = next((each for each in (Path(name), args.out / name) if is_ensemble(each)), None)
+        if place is not None:
+            return show_ensemble(place, console, write=args.write)
         return _show_run(find_run(name, args.out), args, console)
     parts: dict[str, Any] = {}
     if name in models.names():
@@ -127,7 +133,7 @@ def _recipe_in_short(entry: PublishedRecipe, console: Console) -> dict[str, Any]
 
 def _show_run(run: Run, args: ShowFlags, console: Console) -> int:
     from convworks.recipes.resolve import flatten
-    from convworks.runs import read_records
+    from convworks.runs import read_records, state_of
 
     record = run.record()
     recipe, sources = record["recipe"], record.get("provenance", {})
@@ -147,7 +153,7 @@ def _show_run(run: Run, args: ShowFlags, console: Console) -> int:
         {
             "run": folder(run.path),
             "model": f"{recipe['model']} on {record['data']['location']}",
-            "state": f"{'finished' if run.finished else 'not finished'}, {len(epochs)} epochs",
+            "state": f"{state_of(run)}, {len(epochs)} epochs",
             **{split: _words(score) for split, score in scores.items()},
             "settings": ", ".join(chosen) or "defaults",
             **({"recipe": record["compliance"].removeprefix("recipe ")} if "compliance" in record else {}),

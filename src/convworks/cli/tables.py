@@ -13,6 +13,7 @@ from convworks.cli.console import clean
 from convworks.durable import write_atomic
 from convworks.errors import ConvworksError
 
+SUFFIXES = (".csv", ".txt", "")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -34,7 +35,14 @@ def line(values: Iterable[Any]) -> str:
 
 
 def check_writable(path: Path, header: Sequence[str]) -> None:
-    """Before the work: raises R503 where the folder refuses, U006 where `path` is a file of another kind."""
+    """Before the work: raises R503 where the folder refuses, U006 where `path` is or names another kind."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConvworksError(
+            "U006",
+            f"{path.name} is not the name of a .csv file",
+            why="the table is written as comma-separated values; --json prints the whole answer as JSON",
+            try_=f"--csv {path.with_suffix('.csv')}",
+        )
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -95,7 +95,7 @@ class TrainFlags(SourceFlags):
     rescue_dir: Annotated[Path | None, Shown("DIR", "~/rescue")] = None
     """where the model goes if the run's disk is full"""
     fresh: bool = False
-    """start anew even where such a run was stopped"""
+    """start anew beside a stopped run; a --name must be new"""
     dry_run: bool = False
     """read the data and say what would be done; write no run"""
 

@@ -353,7 +353,8 @@ def _require_known(source: Source, entries: Sequence[Entry], classes: Sequence[s
     names = ", ".join(f"'{shown(label)}' ({_images(count)})" for label, count in unseen.items())
     kind = "a class" if len(unseen) == 1 else f"{len(unseen)} classes"
     missing = [name for name in classes if name not in counts]
-    absent = f" ({listed(missing)} missing there: fine)" if missing else ""
+    there = f"{'is' if len(missing) == 1 else 'are'} missing in {shown(source.location)}"
+    absent = f" ({listed(missing)} {there}: fine, scored as absent)" if missing else ""
     raise ConvworksError(
         "D201",
         f"{shown(source.location)} has {kind} the model never saw: {names}",

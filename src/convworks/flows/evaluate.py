@@ -268,7 +268,8 @@ def opened(
                 should_stop=should_stop,
             )
         except ConvworksError as problem:
-            raise _with_model(problem, request.model) from problem.__cause__
+            named = f"convworks eval {shlex.quote(str(request.model))} "
+            raise problem.trying("convworks eval RUN ", named) from problem.__cause__
         samples = [dataset.manifest.samples[int(index)] for index in dataset.rows]
         met = [drawn.get(sample.pixels, "") for sample in samples]
         rows = np.flatnonzero([not by_run or split == request.split for split in met]).astype(np.int64)
@@ -298,14 +299,6 @@ def places_of(samples: Sequence[Sample], entries: Sequence[Entry]) -> list[int]:
         found.append(place)
         place += 1
     return found
-
-
-def _with_model(problem: ConvworksError, model: Path) -> ConvworksError:
-    """The same error; its command to try runs as it stands."""
-    if "convworks eval RUN " not in problem.try_:
-        return problem
-    try_ = problem.try_.replace("convworks eval RUN ", f"convworks eval {shlex.quote(str(model))} ", 1)
-    return ConvworksError(problem.code, problem.what, where=problem.where, why=problem.why, try_=try_)
 
 
 def drawn_splits(bundle: Path) -> dict[str, str]:

@@ -78,10 +78,11 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something the user should know; `level` is 'note' or 'warning'."""
+    """Something the user should know; `level` is 'note' or 'warning', `code` that of an error behind it."""
 
     text: str
     level: str = "note"
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

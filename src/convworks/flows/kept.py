@@ -4,7 +4,7 @@
     RUN/evaluation/protocols/DATA-SPLIT-PROTOCOL.json          what they are of, the hash of the other file
 
 They are used again only where model, images, labels, protocol, arithmetic and code are the same, to the hash:
-the one file is believed only through the other.
+the one file is believed only through the other (`evaluation/kept_answers.py`).
 """
 
 from __future__ import annotations
@@ -12,35 +12,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from convworks.bundle import Bundle
 from convworks.data.cache import pixel_code
-from convworks.durable import MANIFEST, read_json, sha256_file, to_json, write_atomic
+from convworks.durable import MANIFEST, sha256_file, to_json, write_atomic
 from convworks.errors import ConvworksError
+from convworks.evaluation.kept_answers import FOLDER, Kept, load_kept
 from convworks.evaluation.protocols import Protocol
 from convworks.flows.evaluate import Images, numerics_of
 
 FORMAT = 1
-FOLDER = "protocols"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """What one pair of files holds; `facts` is the JSON file."""
-
-    probabilities: NDArray[np.float32]  # (N, K)
-    labels: NDArray[np.int64]  # (N,)
-    seconds: float
-    facts: dict[str, Any]
 
 
 def keeping_folder(bundle: Bundle) -> Path | None:
@@ -110,29 +97,3 @@ def find(folder: Path, name: str, identity: dict[str, Any]) -> Kept | None:
     except ConvworksError:
         return None
     return kept if kept.facts["identity"] == identity else None
-
-
-def load_kept(path: Path) -> Kept:
-    """Read one pair of files by the JSON file.
-
-    Raises A401 where that cannot be read, A470 where the two do not belong together or hold something else.
-    """
-    facts = read_json(path)
-    try:
-        content = path.with_suffix(".safetensors").read_bytes()
-        if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-            raise ValueError("the two files are of different evaluations")
-        tensors = load_tensors(content)
-        probabilities, labels = tensors["probabilities"], tensors["labels"]
-        shape = (int(facts["identity"]["images"]), len(facts["identity"]["classes"]))
-        if probabilities.shape != shape or labels.shape != shape[:1] or len(facts["paths"]) != shape[0]:
-            raise ValueError("the numbers of images or classes differ")
-        return Kept(probabilities, labels, float(facts["seconds"]), facts)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as problem:
-        raise ConvworksError(
-            "A470",
-            f"kept probabilities cannot be used: {problem}",
-            where=str(path),
-            why="they would be those of another model, other images, or other views",
-            try_=f"remove {path.name} and evaluate again",
-        ) from problem

@@ -4,6 +4,7 @@ table."""
 from __future__ import annotations
 
 import io
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -202,16 +203,20 @@ def feature_vectors(request: FeaturesRequest, *, should_stop: StopRequest = lamb
     start = time.perf_counter()
     bundle = load_bundle(request.model)
     with request.data.open() as source:
-        dataset = build_evaluation_set(
-            source,
-            geometry=bundle.preprocess.geometry,
-            classes=source.classes,
-            split=request.split,
-            skip_unreadable=request.skip_unreadable,
-            cache=request.data.cache,
-            threads=usable_cpus(),
-            should_stop=should_stop,
-        )
+        try:
+            dataset = build_evaluation_set(
+                source,
+                geometry=bundle.preprocess.geometry,
+                classes=source.classes,
+                split=request.split,
+                skip_unreadable=request.skip_unreadable,
+                cache=request.data.cache,
+                threads=usable_cpus(),
+                should_stop=should_stop,
+            )
+        except ConvworksError as problem:
+            named = f"convworks features {shlex.quote(str(request.model))} "
+            raise problem.trying("convworks eval RUN ", named) from problem.__cause__
     numerics = numerics_of(bundle)
     rows = np.arange(len(dataset.labels), dtype=np.int64)
     loader = evaluation_loader(

@@ -32,7 +32,7 @@ from convworks.flows.train import TrainRequest, announce_download, train
 from convworks.recipes.recipe import SAFE_KEYS
 from convworks.recipes.resolve import Resolved, differences, from_dict, to_dict
 from convworks.report.read import RunRecord, read_run
-from convworks.runs import Run, next_name
+from convworks.runs import Run, name_taken, next_name
 
 Kind = Literal["seeds", "folds", "bags"]
 LETTER: Mapping[Kind, str] = {"seeds": "s", "folds": "f", "bags": "b"}
@@ -216,7 +216,8 @@ def asked(base: TrainRequest, **further: Any) -> dict[str, Any]:
 def group_folder(base: TrainRequest, wanted: Mapping[str, Any], *, tail: str = "") -> Path:
     """OUT/NAME, or the newest unfinished group of the same request, or the next free DATA-MODEL-NN.
 
-    Raises U268 where NAME is that of a single run.
+    Raises U268 where NAME is that of a single run, U130 where a fresh group is to have the name of
+    another.
     """
     if base.name is not None:
         folder = base.out / base.name
@@ -228,6 +229,8 @@ def group_folder(base: TrainRequest, wanted: Mapping[str, Any], *, tail: str = "
                 why="the runs of a group lie beside a folder of the group's own name",
                 try_=f"--name {base.name}-group",
             )
+        if base.fresh and (folder / "group.json").is_file():
+            raise name_taken(base.out, base.name, kind="group of runs")
         return folder
     with base.data.open() as source:
         stem = f"{source.name}-{base.resolved.recipe.model}{tail}"

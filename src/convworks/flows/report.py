@@ -33,14 +33,19 @@ FEW = 20_000  # images up to which the data is prepared again for the augmented 
 MAKER = '<meta name="generator" content="convworks comparison">'
 
 
-def rewrite_report(run: Path, *, cache: Path, human_error: float | None = None) -> tuple[Path, str]:
+def rewrite_report(
+    run: Path, *, cache: Path, human_error: float | None = None, images: bool = True
+) -> tuple[Path, str]:
     """(the page, why it has no pictures or ''). `human_error` is the share that people get wrong.
 
-    Raises A410 and the A-codes of damaged records.
+    Without `images` no picture of an image is on the page, nor is the data opened. Raises A410 and the
+    A-codes of damaged records.
     """
     if is_ensemble(run):
         return write_ensemble_report(run), ""
     found = open_run(run)
+    if not images:
+        return write_report(found.path, human_error=human_error), ""
     with ExitStack() as stack:
         missing, pictures = "", None
         seen: tuple[Augmented, ...] = ()
@@ -80,7 +85,9 @@ def write_card(run: Path) -> Path:
     return path
 
 
-def write_comparison(runs: Sequence[Path], out: Path, *, cache: Path) -> tuple[Path, str]:
+def write_comparison(
+    runs: Sequence[Path], out: Path, *, cache: Path, images: bool = True
+) -> tuple[Path, str]:
     """(the page of several runs, why it has no pictures or '').
 
     Raises U285 and U286 for an `out` that cannot be written over, and those of `compare_runs`.
@@ -96,7 +103,8 @@ def write_comparison(runs: Sequence[Path], out: Path, *, cache: Path) -> tuple[P
         try:
             first = open_run(paths[0])
             geometry = load_bundle(first.path).preprocess.geometry
-            pictures = _thumbnails(stack.enter_context(_request(first, cache).open()), geometry)
+            if images:
+                pictures = _thumbnails(stack.enter_context(_request(first, cache).open()), geometry)
         except ConvworksError as problem:
             missing = problem.what
         text = render_comparison(found.to_dict(), records, thumbnail=pictures)

@@ -23,6 +23,7 @@ from convworks.evaluation.protocols import Protocol, resolve
 from convworks.flows.certainty import certainty
 from convworks.flows.evaluate import Evaluator, Images
 from convworks.flows.events import Event, Finished, Note
+from convworks.flows.latency import note_latency
 from convworks.flows.report import augmented
 from convworks.flows.session import Session, StopRequest
 from convworks.report import verdict, write_report
@@ -50,13 +51,17 @@ def finish(
     split = splits[-1]
     yield from _save_model(session, network.state_dict(), results[split], split, rescue, sure)
     further = yield from _with_protocol(session, network, splits, should_stop)
+    geometry = dataset.geometry
+    shape = (geometry.channels, geometry.height, geometry.width)
+    note_latency(run, network, shape, session.plan.numerics, most=session.recipe.batch)
     run.write_json(run.finished_file, {"split": split, "accuracy": results[split].top1, **_facts(session)})
     report: Path | None = None
     try:
         seen = augmented(session.prepared, session.recipe)
         report = write_report(run.path, thumbnail=thumbnails(dataset), augmented=seen)
     except (OSError, ConvworksError) as problem:  # the model is safe; a page can be written again
-        yield Note(f"cannot write the report: {problem}", level="warning")
+        code = problem.code if isinstance(problem, ConvworksError) else ""
+        yield Note(f"cannot write the report: {problem}", level="warning", code=code)
     seconds = time.perf_counter() - started
     append_timing(run, event="finish", wall_seconds=seconds)
     images = (session.position.step - session.first_step) * session.recipe.batch
@@ -106,8 +111,8 @@ def _with_protocol(
                 )
                 sentences.append(f"{protocol.name} on {split}: {verdict(metrics)[0]}")
     except (ConvworksError, OSError) as problem:
-        why = problem.what if isinstance(problem, ConvworksError) else problem
-        yield Note(f"not evaluated with protocol '{protocol.name}': {why}", level="warning")
+        why, code = (problem.what, problem.code) if isinstance(problem, ConvworksError) else (problem, "")
+        yield Note(f"not evaluated with protocol '{protocol.name}': {why}", level="warning", code=code)
     return sentences
 
 

@@ -149,6 +149,7 @@ class Session:
     def save(self) -> None:
         """A checkpoint of this very step. Raises N602 instead of saving weights that are not finite."""
         if not weights_are_finite(self.network):
+            self._note_divergence(self.position.step)
             raise ConvworksError(
                 "N602",
                 f"a weight is not finite after step {self.position.step}",
@@ -208,8 +209,12 @@ class Session:
                         shown = now
                         yield self._progress(images / (now - start))
         except NotFiniteError as problem:
+            self._note_divergence(problem.step)
             raise diverged(problem, self.prepared.dataset, self.recipe.optimizer.lr) from problem
         return should_stop()
+
+    def _note_divergence(self, step: int) -> None:
+        append_timing(self.run, event="diverged", epoch=self.position.epoch + 1, step=step)
 
     def _learning_rate(self, step: int) -> float:
         """The rate of a step, counted from 0, with the plateau as it stands."""
@@ -302,12 +307,11 @@ class Session:
         position, recipe = self.position, self.recipe
         network = self.evaluated_network()
         metrics = self.validate(network, should_stop)
-        better = self.best.improved_by(metrics) or recipe.keep == "last"
+        self.best, better = self.best.after(
+            metrics, epoch=position.epoch, step=position.step, keep=recipe.keep
+        )
         if better:
-            self.best = Best(metrics.top1, metrics.loss, position.epoch, position.step)
             yield from self._keep_best(network)
-        else:
-            self.best.waited += 1
         lr = self._learning_rate(position.step - 1)
         if recipe.schedule.name == "plateau":
             before, self.plateau = self.plateau, self.plateau.after_epoch(metrics.top1)

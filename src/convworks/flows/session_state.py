@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from convworks.data.dataset import Dataset
 from convworks.errors import ConvworksError
@@ -29,6 +29,20 @@ class Best:
     def improved_by(self, metrics: Metrics) -> bool:
         """Higher accuracy, or the same with a lower loss."""
         return (metrics.top1, -metrics.loss) > (self.accuracy, -self.loss)
+
+    def after(
+        self, metrics: Metrics, *, epoch: int, step: int, keep: Literal["best", "last"]
+    ) -> tuple[Best, bool]:
+        """What is known after an epoch, and whether its weights are now those that are kept.
+
+        With `keep` last they always are, and accuracy and loss stay the best so far: early stopping waits for
+        better ones whatever is kept.
+        """
+        if self.improved_by(metrics):
+            return Best(metrics.top1, metrics.loss, epoch, step), True
+        if keep == "last":
+            return replace(self, epoch=epoch, step=step, waited=self.waited + 1), True
+        return replace(self, waited=self.waited + 1), False
 
 
 def packed(value: Best | Plateau) -> dict[str, Any]:

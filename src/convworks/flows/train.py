@@ -27,6 +27,7 @@ from convworks.flows.plan import plan_training, with_kernels
 from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request_from_dict
 from convworks.flows.quantized import finish
 from convworks.flows.session import Session, StopRequest
+from convworks.flows.warning_log import logged
 from convworks.ops.autotune import remember_choices
 from convworks.recipes.defaults import adapt_to_size, compliance_of
 from convworks.recipes.recipe import SAFE_KEYS, Recipe
@@ -99,7 +100,8 @@ def train(request: TrainRequest, *, should_stop: StopRequest = never) -> Generat
         try:
             require_space(run.path, 64 * 2**20)
             run.write_json(run.recipe_file, record)
-            yield from _locked_run(run, request.data, request.resolved, should_stop, rescue=request.rescue)
+            trained = _locked_run(run, request.data, request.resolved, should_stop, rescue=request.rescue)
+            yield from logged(run, trained)
         except ConvworksError as problem:
             if not problem.code.startswith("N"):  # a run that diverged has something to show
                 _remove_if_untrained(run)
@@ -231,7 +233,7 @@ def _run(
     run: Run, data: DataRequest, resolved: Resolved, should_stop: StopRequest, **options: Any
 ) -> Iterator[Event]:
     with run.locked():
-        yield from _locked_run(run, data, resolved, should_stop, **options)
+        yield from logged(run, _locked_run(run, data, resolved, should_stop, **options))
 
 
 def _locked_run(
@@ -242,13 +244,13 @@ def _locked_run(
     *,
     rescue: Path | None = None,
     accept_data_change: bool = False,
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Prepare, plan, train and finish, from the newest checkpoint where there is one."""
     started = time.perf_counter()
     recipe = resolved.recipe
     checkpoint, warnings = newest_valid(run.checkpoints)
     for warning in warnings:
-        yield Note(warning, level="warning")
+        yield Note(warning, level="warning", code="A403")
     expected = Manifest.load(run.manifest_file) if run.manifest_file.is_file() else None
     geometry = _stored_geometry(run)
     try:
@@ -263,6 +265,8 @@ def _locked_run(
     except ScanInterrupted:
         yield Stopped(run.path, 1, 0, 0, 0.0)
         return
+    except ConvworksError as problem:
+        raise problem.trying("convworks resume RUN ", f"convworks resume {run.path} ") from problem.__cause__
     manifest = prepared.dataset.manifest
     if expected is not None and expected.sha256 != manifest.sha256:
         _stamp(run, ["data"])

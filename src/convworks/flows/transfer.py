@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,17 +193,22 @@ def _frozen(
 
 
 def of_the_head(recipe: Recipe, network: nn.Module) -> Recipe:
-    """The recipe without what concerns frozen layers alone: their weight decay, and dropout without any."""
-    parts = head_names(network)
-    decay = {
-        name: value
-        for name, value in recipe.optimizer.group_decay.items()
-        if any(belongs(name, part) for part in parts)
-    }
+    """The recipe without what concerns frozen layers alone: their decay and rates, dropout without any."""
+    heads = head_names(network)
+
+    def acting(parts: Mapping[str, float]) -> dict[str, float]:
+        """Parts that hold the head or lie in it."""
+        return {
+            part: value
+            for part, value in parts.items()
+            if any(belongs(head, part) or belongs(part, head) for head in heads)
+        }
+
+    spec = recipe.optimizer
     drops = any(isinstance(module, DROPOUTS) for module in head_of(network).modules())
     return replace(
         recipe,
-        optimizer=replace(recipe.optimizer, group_decay=decay),
+        optimizer=replace(spec, group_decay=acting(spec.group_decay), group_rate=acting(spec.group_rate)),
         regularize=recipe.regularize if drops else replace(recipe.regularize, dropout=None),
     )
 

@@ -165,7 +165,7 @@ def record(
 
     chosen = {n: m for n, m in layers_of(network) if kinds is None or type(m).__name__ in kinds}
     handles = [module.register_forward_hook(hook(name)) for name, module in chosen.items()]
-    with _unchanged(network, training=training):
+    with unchanged(network, training=training):
         try:
             with torch.set_grad_enabled(loss is not None):
                 answer = network(x)
@@ -193,7 +193,7 @@ def _backward(energy: Tensor, found: dict[str, Recorded], traced: dict[str, Tens
 
 
 @contextmanager
-def _unchanged(network: nn.Module, *, training: bool) -> Iterator[None]:
+def unchanged(network: nn.Module, *, training: bool) -> Iterator[None]:
     """Training flags, buffers and torch's generators as before."""
     flags = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]

@@ -103,15 +103,20 @@ def create(
     )
 
 
-def misfit(name: str, input_size: tuple[int, int], *, why: str, fits: str, size: int) -> ConvworksError:
-    """U122: the error of a network for an input size that it cannot take; `size` is one that it can."""
+def misfit(
+    name: str, input_size: tuple[int, int], *, why: str, fits: str, size: int, try_: str = ""
+) -> ConvworksError:
+    """U122: the error of a network for an input size that it cannot take; `size` is one that it can.
+
+    `try_` is what to try where no side of a square image would do.
+    """
     height, width = input_size
     return ConvworksError(
         "U122",
         f"{name} cannot take images of {height}x{width} pixels",
         where=f"what fits: {fits}",
         why=why,
-        try_=f"convworks train DATA --model {name} --size {size}",
+        try_=try_ or f"convworks train DATA --model {name} --size {size}",
     )
 
 

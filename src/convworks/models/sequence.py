@@ -85,7 +85,9 @@ def one_hot(text: str, *, length: int = 1014) -> Tensor:
     return image
 
 
-def final_length(name: str, input_size: tuple[int, int], windows: Sequence[Window], *, published: int) -> int:
+def final_length(
+    name: str, input_size: tuple[int, int], windows: Sequence[Window], *, channels: int, published: int
+) -> int:
     """Steps that are left of a sequence after all windows.
 
     Raises U122 for an image of more than one row, and for a sequence that is too short, with the layer at
@@ -93,14 +95,15 @@ def final_length(name: str, input_size: tuple[int, int], windows: Sequence[Windo
     """
     height, length = input_size
     fits = f"1xL, one row, with L from {smallest_side(windows)} on"
+    try_ = f"convworks show {name} --input 1x{published}x{channels}"  # a square image is no sequence
     if height != 1:
         why = "it reads a sequence, which is an image of one row"
-        raise misfit(name, input_size, why=why, fits=fits, size=published)
+        raise misfit(name, input_size, why=why, fits=fits, size=published, try_=try_)
     for window in windows:
         before, length = length, window.output(length)
         if length < 1:
             why = f"{window.layer} looks at {window.kernel} steps, and {before} are left"
-            raise misfit(name, input_size, why=why, fits=fits, size=published)
+            raise misfit(name, input_size, why=why, fits=fits, size=published, try_=try_)
     return length
 
 
@@ -127,7 +130,7 @@ def char_cnn(
             windows += [Window(f"the pooling after conv{row.layer}", row.pool, row.pool)]
         stages[f"conv{row.layer}"] = stage(**parts)
         c_in = column.features
-    steps = final_length(name, input_size, windows, published=1014)  # 34
+    steps = final_length(name, input_size, windows, channels=in_channels, published=1014)  # 34
     net = stage(
         **stages,
         fc7=stage(
@@ -151,7 +154,7 @@ def series_fcn(
     *, num_classes: int = 10, in_channels: int = 1, input_size: tuple[int, int] = (1, 128)
 ) -> nn.Sequential:
     """Three convolutions and the mean over time, for (1, L) of any length. Raises U122 for more rows."""
-    final_length("series_fcn", input_size, (), published=128)
+    final_length("series_fcn", input_size, (), channels=in_channels, published=128)
 
     def block(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
         conv = Conv1d(c_in, c_out, kernel, padding="tf_same")

@@ -92,7 +92,7 @@ def wavenet(
 
     Raises U122 for an image of more than one row, U123 for layers, a kernel or cycles out of range.
     """
-    final_length("wavenet", input_size, (), published=1024)
+    final_length("wavenet", input_size, (), channels=in_channels, published=1024)
     for option, value, allowed in (("layers", layers, range(1, 17)), ("kernel", kernel, (2, 3)),
                                    ("cycles", cycles, range(1, 9))):  # fmt: skip
         if value not in allowed:

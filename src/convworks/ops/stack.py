@@ -270,6 +270,15 @@ def _window(
 
 
 def _cost(layer: Layer, shape: tuple[int, ...]) -> cost.Cost:
+    """Of a layer with what it has for an activation: batch norm has a scale and a shift for each map."""
+    found = _cost_alone(layer, shape)
+    if layer.activation != "bn":
+        return found
+    maps = found.output[0]
+    return replace(found, weights=found.weights + maps, biases=found.biases + maps)
+
+
+def _cost_alone(layer: Layer, shape: tuple[int, ...]) -> cost.Cost:
     channels, size = shape[0], shape[1:]
     if layer.kind == "dense":
         return cost.dense_cost(math.prod(shape), layer.filters, bias=layer.bias)

@@ -21,6 +21,7 @@ from convworks.report.read import EpochRecord, RunRecord, Timing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Curve = NDArray[np.float64]
 POINTS = 600  # drawn for a curve of steps; more are averaged
@@ -37,6 +38,10 @@ INKS = {
 INK, RULE, TRAIN, VAL, MUTED = INKS
 
 _LONG = re.compile(r"(\.\d\d)\d+")  # a hundredth of a dot is exact enough for a coordinate
+
+# Groups of lines that the page's script works on get these as classes; all their points are written.
+SMOOTHED, READ_OFF = "smoothed", "read-off"
+_CLASSES = re.compile(rf' id="({SMOOTHED}|{READ_OFF})"')
 
 # What matplotlib writes and a page does not need. Its <style> would apply to the whole page.
 _TIDY = (
@@ -137,7 +142,15 @@ def _accuracy(run: RunRecord, axis: Axis, marks: Curve, human_error: float | Non
     plot.mark(axis.ends, val, place=run.kept_epoch)
     if human_error is not None and len(axis.ends):
         ends = np.array([0.0, axis.ends[-1]])
-        plot.line(ends, 1 - human_error + 0 * ends, label="people", colour=INK, width=1.0, style=(0, (1, 2)))
+        plot.line(
+            ends,
+            1 - human_error + 0 * ends,
+            label="people",
+            colour=INK,
+            width=1.0,
+            style=(0, (1, 2)),
+            noisy=False,
+        )
     alt = "Accuracy. " + " ".join([_story("Training", train), _story("Validation", val)])
     return plot.chart("Accuracy", alt=alt)
 
@@ -148,7 +161,7 @@ def _learning_rate(run: RunRecord, axis: Axis, marks: Curve) -> Chart | None:
         at, values = axis.ends, _column([each.lr for each in run.epochs])
     (x, y), _ = thin(at, values)
     plot = Plot(axis, marks)
-    plot.line(x, y, label="", colour=INK, width=1.4)
+    plot.line(x, y, label="", colour=INK, width=1.4, noisy=False)
     return plot.chart("Learning rate", alt=f"Learning rate. {_story('It', y)}")
 
 
@@ -215,12 +228,27 @@ class Plot:
         self._axes = self._figure.add_subplot()
         self._axis, self._marks, self._curves, self._labelled = axis, marks, 0, False
 
-    def line(self, x: Curve, y: Curve, *, label: str, colour: str, width: float, style: Any = "-") -> None:
+    def line(
+        self,
+        x: Curve,
+        y: Curve,
+        *,
+        label: str,
+        colour: str,
+        width: float,
+        style: Any = "-",
+        noisy: bool = True,
+    ) -> None:
+        """Draw a curve; a `noisy` one can be smoothed on the page."""
         if not np.isfinite(y).any():
             return
         self._curves, self._labelled = self._curves + 1, self._labelled or bool(label)
         dot = "o" if np.isfinite(y).sum() == 1 else ""  # one epoch is no line
-        self._axes.plot(x, y, label=label, color=colour, linewidth=width, linestyle=style, marker=dot, ms=3)
+        (drawn,) = self._axes.plot(
+            x, y, label=label, color=colour, linewidth=width, linestyle=style, marker=dot, ms=3
+        )
+        if noisy and np.isfinite(y).sum() > 2:
+            name_line(drawn, SMOOTHED)
 
     def faint(self, curve: tuple[Curve, Curve], *, label: str) -> None:
         self.line(*curve, label=label, colour=MUTED, width=0.5)
@@ -266,6 +294,12 @@ def dress(axes: Axes, *, title: str, across: str, up: str = "") -> None:
         axes.legend(fontsize=8, labelcolor=INK, frameon=False, handlelength=1.6)
 
 
+def name_line(line: Line2D, name: str) -> None:
+    """Let the page's script find a line, with every point of it, also where it is nearly straight."""
+    line.set_gid(name)
+    line.get_path().should_simplify = False
+
+
 def to_svg(figure: Figure, *, name: str, alt: str) -> str:
     """The figure as an <svg> element for an HTML page: the same bytes for the same numbers, no fixed size.
 
@@ -281,6 +315,7 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> str:
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None, "matplotlib writes a viewBox"
     body = text[text.index(">", box.end()) + 1 :]
+    body = _CLASSES.sub(r' class="\1"', body)
     used = set(re.findall(r"#([pm][0-9a-f]{10})", body))
     body = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r"#([pm][0-9a-f]{10})", rf"#{name}-\1", body)

@@ -1,6 +1,6 @@
 """Section 8, inside the model: its layers, first filters, weights, batch-norm statistics and dead units.
 
-Everything comes from the bundle; only the dead units need images, and take a few evaluated ones.
+Everything comes from the bundle; dead units and maps need images too, and take some evaluated ones.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convworks.errors import ConvworksError
+from convworks.report.activations import Looks, Seen, images_for, look_at, looks, network_input
 from convworks.report.pictures import Picture, Thumbnail
 from convworks.report.read import Evaluation, RunRecord
 
@@ -85,14 +86,27 @@ class Inside:
     norms: tuple[NormRow, ...]
     dead: tuple[DeadRow, ...]
     images: int
+    looks: Looks | None
 
 
-def inside(run: RunRecord, evaluation: Evaluation | None, *, thumbnail: Thumbnail | None) -> Inside | None:
-    """The section; None for a run without a model that can be read and looked into."""
+def model_of(run: RunRecord) -> Bundle | None:
+    """The run's model; None where there is none that can be read."""
     from convworks.bundle import load_bundle
 
     try:
-        return _inside(load_bundle(run.path), run, evaluation, thumbnail)
+        return load_bundle(run.path)
+    except (ConvworksError, RuntimeError, ValueError):
+        return None
+
+
+def inside(
+    bundle: Bundle | None, run: RunRecord, evaluation: Evaluation | None, *, thumbnail: Thumbnail | None
+) -> Inside | None:
+    """The section; None for a run without a model, or one that cannot be looked into."""
+    if bundle is None:
+        return None
+    try:
+        return _inside(bundle, run, evaluation, thumbnail)
     except (ConvworksError, RuntimeError, ValueError):  # a page without this section is better than none
         return None
 
@@ -104,7 +118,8 @@ def _inside(
     layers, more = _layers(bundle.network, (shape["channels"], shape["height"], shape["width"]))
     weights = list(_weights(bundle.network))
     picture, of = first_filters(bundle.network)
-    dead, images = _dead(bundle, run, evaluation, thumbnail)
+    seen = look_at(bundle, run, evaluation, thumbnail=thumbnail, most=images_for(more["macs"]))
+    dead, images = _dead(bundle, seen)
     return Inside(
         layers=layers,
         filters=picture,
@@ -114,6 +129,7 @@ def _inside(
         norms=tuple(_norms(bundle.network))[:MOST_LAYERS],
         dead=dead,
         images=images,
+        looks=looks(bundle, seen),
         **more,
     )
 
@@ -247,30 +263,13 @@ def _norms(network: nn.Module) -> Iterator[NormRow]:
         )
 
 
-def _dead(
-    bundle: Bundle, run: RunRecord, evaluation: Evaluation | None, thumbnail: Thumbnail | None
-) -> tuple[tuple[DeadRow, ...], int]:
+def _dead(bundle: Bundle, seen: Seen) -> tuple[tuple[DeadRow, ...], int]:
     """Units of rectifiers that were silent for every one of a few evaluated images."""
-    import torch
-
+    from convworks.insight.activations import evenly
     from convworks.insight.health import dead_units
 
-    if thumbnail is None or evaluation is None or evaluation.rows is None or run.manifest is None:
-        return (), 0
-    rows = evaluation.rows
-    at = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), IMAGES)).round().astype(int))
-    found = [thumbnail(run.manifest.samples[int(rows[place])].path) for place in at] if len(rows) else []
-    g = bundle.preprocess.geometry
-    fitting = {(g.stored_height, g.stored_width, g.channels), (g.height, g.width, g.channels)}
-    pixels = [each for each in found if each is not None and each.shape in fitting]
-    pixels = [each for each in pixels if each.shape == pixels[0].shape]
+    pixels = [seen.pixels[at] for at in evenly(len(seen.pixels), IMAGES)]
     if not pixels:
         return (), 0
-    x = bundle.preprocess.to_input(
-        torch.from_numpy(np.stack(pixels)),
-        dtype=torch.float32,
-        memory_format=torch.contiguous_format,
-        device="cpu",
-    )
-    rows_of = tuple(DeadRow(each.name, each.units, each.dead) for each in dead_units(bundle.network, x))
-    return rows_of[:MOST_LAYERS], len(pixels)
+    found = dead_units(bundle.network, network_input(bundle, pixels))
+    return tuple(DeadRow(each.name, each.units, each.dead) for each in found)[:MOST_LAYERS], len(pixels)

@@ -19,12 +19,16 @@ from markupsafe import Markup
 from convworks.durable import write_atomic
 from convworks.evaluation.metrics import Metrics
 from convworks.report.charts import curves, units
+from convworks.report.colours import colours
 from convworks.report.copies import copies
 from convworks.report.exports import downloads
-from convworks.report.inside import inside
+from convworks.report.heat import Heats, with_heat
+from convworks.report.inside import inside, model_of
+from convworks.report.latency import speed
 from convworks.report.lights import lights
 from convworks.report.notes import result_notes, split_name, training_notes
 from convworks.report.pictures import Augmented, Mistake, Thumbnail, mistakes, small_copy
+from convworks.report.protocol_table import evaluations, protocols
 from convworks.report.provenance import checkpoints, next_steps, paper, where_printed
 from convworks.report.read import Evaluation, RunRecord, read_run
 from convworks.report.slices import slices
@@ -43,6 +47,7 @@ from convworks.report.tables import (
     size,
 )
 from convworks.report.text import count, interval, printable, share, weakest, weakest_words
+from convworks.report.warned import warned
 
 LARGEST = 5_000_000  # bytes of a report
 SUSPECT_PICTURES = 24
@@ -71,10 +76,14 @@ class Amount:
 
     pictures: int
     listed: int
+    heats: int = 0  # mistakes with Grad-CAM, among those with pictures
 
 
 # Tried in this order until the page is small enough.
-AMOUNTS = (Amount(40, 400), Amount(40, 40), Amount(20, 20), Amount(0, 40), Amount(0, 0))
+AMOUNTS = (
+    *(Amount(40, 400, 40), Amount(40, 400, 12), Amount(40, 400), Amount(40, 40), Amount(20, 20)),
+    *(Amount(0, 40), Amount(0, 0)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +107,8 @@ def write_report(
     `thumbnail` gives the pixels (H, W, 1 or 3) of a path of the manifest, or None where there are none;
     without it the report has no pictures of images. `augmented` are some training images as the network saw
     them, `human_error` the share of images that people get wrong, for comparison. What the run does not have
-    yet is left out. Raises A401, A410, A440-A442, A460, A462, A463 or A475 where the folder is damaged, and
-    OSError where the report cannot be written.
+    yet is left out. Raises A401, A410, A440-A442, A460, A462, A463, A475 or A495 where the folder is
+    damaged, and OSError where the report cannot be written.
     """
     record = read_run(run)
     path = record.path / "report.html"
@@ -120,16 +129,20 @@ def render(
     extras = Extras(thumbnail, tuple(augmented), human_error)
     evaluation = next((each for each in run.evaluations if each.plain), None)
     wrong: list[Mistake] = []
+    heats: Heats | None = None
+    bundle = model_of(run)
     if evaluation is not None:
         most = AMOUNTS[0]
         wrong = mistakes(
             evaluation, run.manifest, most=most.listed, pictures=most.pictures, thumbnail=thumbnail
         )
+        wrong, heats = with_heat(wrong, bundle, evaluation.metrics.names, thumbnail=thumbnail)
     page = ""
     context = _context(run, evaluation, extras)
+    context["inside"] = inside(bundle, run, evaluation, thumbnail=thumbnail)
     for amount in AMOUNTS:
         parts = context if amount.pictures else _without_pictures(context)
-        parts = parts | _errors(evaluation, _reduced(wrong, amount))
+        parts = parts | _errors(evaluation, _reduced(wrong, amount), heats)
         page = template.render(**parts, sections=_sections(parts))
         if len(page.encode("utf-8")) <= LARGEST:
             break
@@ -140,7 +153,7 @@ def _sections(parts: dict[str, Any]) -> list[tuple[int, str, str]]:
     """(number, id, title) of the sections that have something to say."""
     there = {
         "verdict": True,
-        "reproduce": bool(parts["command"] or parts["facts"] or parts["environment"]),
+        "reproduce": bool(parts["command"] or parts["facts"] or parts["environment"] or parts["warned"]),
         "curves": bool(parts["charts"]),
         "recipe": bool(parts["settings"] or parts["plan"]),
     }
@@ -152,10 +165,11 @@ def _sections(parts: dict[str, Any]) -> list[tuple[int, str, str]]:
 
 
 def _without_pictures(context: dict[str, Any]) -> dict[str, Any]:
-    found = context["suspects"]
+    found, within = context["suspects"], context["inside"]
     rows = () if found is None else tuple(replace(row, picture=None) for row in found.rows)
     return context | {
         "batch": [],
+        "inside": None if within is None else replace(within, looks=None),
         "suspects": None if found is None else replace(found, rows=rows),
     }
 
@@ -186,7 +200,12 @@ def _cut(text: str, limit: int = 80) -> str:
 def _reduced(wrong: list[Mistake], amount: Amount) -> list[Mistake]:
     kept = wrong[: amount.listed]
     return [
-        each if place < amount.pictures else replace(each, picture=None) for place, each in enumerate(kept)
+        replace(
+            each,
+            picture=each.picture if place < amount.pictures else None,
+            heats=each.heats if place < amount.heats else (),
+        )
+        for place, each in enumerate(kept)
     ]
 
 
@@ -196,11 +215,14 @@ def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> d
         "title": run.name,
         "lead": _lead(run),
         "score": _score(evaluation, run, extras.human_error) if evaluation else None,
-        "ladder": _ladder(run),
+        "ladder": evaluations(run),
+        "protocols": protocols(run),
+        "speed": speed(run),
         "so_far": _so_far(run),
         "lights": lights(run, evaluation, found),
         "notes": _notes(run, evaluation),
         "data": data_table(run.manifest) if run.manifest else None,
+        "colours": colours(run.manifest, extras.thumbnail) if run.manifest else None,
         "copies": found,
         "batch": [(each, small_copy(each.pixels)) for each in extras.augmented],
         "charts": _charts(run, extras.human_error),
@@ -210,7 +232,6 @@ def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> d
         ),
         "slices": slices(evaluation, run.manifest, thumbnail=extras.thumbnail) if evaluation else [],
         "calibration": sureness(run, evaluation) if evaluation else None,
-        "inside": inside(run, evaluation, thumbnail=extras.thumbnail),
         "settings": [(row, where_printed(run, row.key)) for row in settings(run)],
         "compliance": run.compliance,
         "paper": paper(run),
@@ -219,6 +240,7 @@ def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> d
         "facts": facts(run),
         "checkpoints": checkpoints(run),
         "next_steps": next_steps(run),
+        "warned": warned(run),
         "environment": environment(run),
     }
 
@@ -230,23 +252,6 @@ def _charts(run: RunRecord, human_error: float | None) -> list[tuple[str, list[t
         for unit in units(run)
     ]
     return [each for each in found if each[1]]
-
-
-def _ladder(run: RunRecord) -> list[dict[str, Any]]:
-    """Every evaluation that is kept, each with its set and its protocol; empty for a single one."""
-    external = run.recipe.get("pretrained")
-    rows = [
-        {
-            "set": split_name(each.split.partition(", ")[0]),
-            "protocol": each.protocol,
-            "definition": each.definition or ("one view of each image" if each.plain else ""),
-            "network": "one, averaged weights" if each.weights == "average" else "one",
-            "external": f"yes, weights {external}" if external else "no",
-            "metrics": each.metrics,
-        }
-        for each in run.evaluations
-    ]
-    return rows if len(rows) > 1 else []
 
 
 def _lead(run: RunRecord) -> list[str]:
@@ -352,7 +357,7 @@ def _notes(run: RunRecord, evaluation: Evaluation | None) -> list[str]:
     return notes + training_notes(run.epochs, planned=planned, run=shlex.quote(str(run.path)))
 
 
-def _errors(evaluation: Evaluation | None, wrong: list[Mistake]) -> dict[str, Any]:
+def _errors(evaluation: Evaluation | None, wrong: list[Mistake], heats: Heats | None) -> dict[str, Any]:
     """Confusion, classes and mistakes: the parts whose size depends on how many mistakes are shown."""
     if evaluation is None:
         return {"errors": None}
@@ -368,6 +373,8 @@ def _errors(evaluation: Evaluation | None, wrong: list[Mistake]) -> dict[str, An
             "classes": class_rows(metrics),
             "unlisted": len(metrics.classes) - len(class_rows(metrics)),
             "pictured": pictured,
+            "heats": heats,
+            "heated": sum(1 for each in wrong if each.heats),
             "listed": [each for each in wrong if not each.picture],
             "shown": len(wrong),
             "total": metrics.n - int(metrics.confusion.trace()),

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from convworks.data.manifest import Manifest
 from convworks.evaluation.metrics import predict
 from convworks.report.read import Evaluation
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Thumbnail = Callable[[str], NDArray[np.uint8] | None]
 
@@ -40,6 +44,7 @@ class Mistake:
     true_probability: float
     anchor: str  # id of the first mistake of its cell, else ""
     picture: Picture | None = None
+    heats: tuple[Picture | None, ...] = ()  # for the answer and the true class; None: nothing speaks for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,12 +109,18 @@ def small_copy(pixels: NDArray[np.uint8] | None) -> Picture | None:
         raise ValueError(f"a thumbnail is uint8 (H, W, 1 or 3), not {pixels.dtype} {pixels.shape}")
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     small = max(image.size) <= LOSSLESS
+    if not small:
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return encoded(image, lossless=small)
+
+
+def encoded(image: Image.Image, *, lossless: bool, quality: int = QUALITY) -> Picture:
+    """An image as a data URI: PNG, shown with its pixels to be seen, or JPEG."""
     buffer = io.BytesIO()
-    if small:
+    if lossless:
         image.save(buffer, "PNG", optimize=True)
     else:
-        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    kind = "png" if small else "jpeg"
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+    kind = "png" if lossless else "jpeg"
     uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return Picture(uri, image.width, image.height, pixelated=small)
+    return Picture(uri, image.width, image.height, pixelated=lossless)

@@ -69,13 +69,16 @@ def next_steps(run: RunRecord) -> list[tuple[str, str]]:
         steps.append(("Train longer", f"{_with_epochs(run.command, 2 * epochs)}"))
     if run.evaluations and run.manifest is not None:
         steps.append(
-            ("Measure again", f"convworks eval {place} {shlex.quote(_data(run) or run.manifest.location)}")
+            (
+                "Measure again",
+                f"convworks eval {place} {shlex.quote(data_name(run) or run.manifest.location)}",
+            )
         )
     steps.append(("Write this page again", f"convworks report {place}"))
     return steps
 
 
-def _data(run: RunRecord) -> str:
+def data_name(run: RunRecord) -> str:
     """The data as the command names it."""
     words = [word for word in run.command[2:3] if not word.startswith("-")]
     return words[0] if words else ""

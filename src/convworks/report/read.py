@@ -123,7 +123,7 @@ def read_run(path: Path) -> RunRecord:
     run = open_run(path)
     record = _tree(read_json(run.recipe_file), run.recipe_file)
     manifest = Manifest.load(run.manifest_file) if run.manifest_file.is_file() else None
-    logged = list(_records(run.metrics_file))
+    logged = list(records(run.metrics_file))
     described = run.model / "model.json"
     return RunRecord(
         path=run.path,
@@ -174,6 +174,12 @@ class _Line:
         value = self.real(key)
         return None if value is None else int(value)
 
+    def text(self, key: str) -> str:
+        value = self.tree.get(key, "")
+        if not isinstance(value, str):
+            raise _bad_line(self.path, self.number, f"{key} is {str(value)[:60]!r}, not a text")
+        return value
+
     def counter(self, key: str) -> int:
         value = self.whole(key)
         if value is None:
@@ -190,7 +196,7 @@ def _bad_line(path: Path, number: int, problem: object) -> ConvworksError:
     )
 
 
-def _records(path: Path) -> Iterator[_Line]:
+def records(path: Path) -> Iterator[_Line]:
     """The lines of a log; a last line without its end, cut off by a crash, is left out."""
     if not path.is_file():
         return
@@ -237,7 +243,7 @@ def _timing(path: Path) -> Timing | None:
     sessions: list[list[float]] = []  # the times of the records of each
     resumed: list[int] = []
     epochs: dict[int, tuple[float, float]] = {}  # step -> seconds of the epoch, seconds of the run
-    for line in _records(path):
+    for line in records(path):
         event, at = line.tree.get("event"), line.real("at") or 0.0
         if event in {"start", "resume"}:
             sessions.append([])

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from convworks.evaluation.calibration import Calibration, calibration_from_dict, scaled
 from convworks.evaluation.reliability import Reliability, brier, reliability
-from convworks.evaluation.selective import Curve, coverage_curve, suggestions
-from convworks.report.charts import INK, MUTED, SIZE, VAL, Chart, dress, to_svg
+from convworks.evaluation.selective import Curve, Point, coverage_curve, suggestions, threshold_for
+from convworks.report.charts import INK, MUTED, READ_OFF, SIZE, VAL, Chart, dress, name_line, to_svg
 from convworks.report.notes import split_name
 from convworks.report.read import Evaluation, RunRecord
-from convworks.report.text import count
+from convworks.report.text import count, share
 
 BINS = 10  # drawn; the stored error has 15
-WANTED = 0.05
+POINTS = 200  # of the curve that is drawn and read off
+WANTED = (0.05, 0.02, 0.01)  # errors; a threshold is suggested for the first that is not reached without one
+SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1)  # answered, of the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,26 @@ class Sureness:
     charts: tuple[Chart, ...]
     thresholds: tuple[dict[str, Any], ...]
     area: float
+    error: float  # of answering all images
+    suggested: Suggestion | None
+    table: tuple[Row, ...]
+    points: str  # of the curve, for the page's script
+    start: int  # the one that the slider begins with
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    wanted: float
+    point: Point
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a threshold does."""
+
+    point: Point
+    coverage: float
 
 
 def sureness(run: RunRecord, evaluation: Evaluation) -> Sureness | None:
@@ -44,6 +66,8 @@ def sureness(run: RunRecord, evaluation: Evaluation) -> Sureness | None:
     table = reliability(p, labels)
     even = None if stored is None else reliability(scaled(p, stored.temperature), labels)
     curve = coverage_curve(p, labels)
+    suggested = suggestion(curve)
+    shown = _shown(curve, suggested)
     where = split_name(evaluation.split)
     return Sureness(
         split=where,
@@ -54,10 +78,43 @@ def sureness(run: RunRecord, evaluation: Evaluation) -> Sureness | None:
         calibration=stored,
         same_images=stored is not None and stored.split == evaluation.split,
         ece_calibrated=None if even is None else even.expected,
-        charts=(_diagram(p, labels, stored, where), _coverage(curve, where)),
+        charts=(_diagram(p, labels, stored, where), _coverage(curve, shown, suggested, where)),
         thresholds=tuple(suggestions(curve)),
         area=curve.area,
+        error=curve.points[0].error,
+        suggested=suggested,
+        table=tuple(rows(curve)),
+        points=" ".join(_written(curve.points[i]) for i in shown),
+        start=0 if suggested is None else shown.index(curve.points.index(suggested.point)),
     )
+
+
+def suggestion(curve: Curve) -> Suggestion | None:
+    """The threshold for the largest wanted error that answering all images exceeds; None where none helps."""
+    for wanted in WANTED:
+        if curve.points[0].error > wanted:
+            point = threshold_for(curve, error=wanted)
+            return None if point is None else Suggestion(wanted, point, curve.coverage(point))
+    return None
+
+
+def rows(curve: Curve) -> list[Row]:
+    """The lowest threshold for each of SHARES, where at most that share is answered; each one once."""
+    found = [next((p for p in curve.points if curve.coverage(p) <= each), None) for each in SHARES]
+    return [Row(point, curve.coverage(point)) for point in dict.fromkeys(found) if point is not None]
+
+
+def _shown(curve: Curve, suggested: Suggestion | None) -> list[int]:
+    """Numbers of the points that are drawn: both ends, the suggested one, and evenly between."""
+    last = len(curve.points) - 1
+    chosen = set(np.linspace(0, last, min(POINTS, last + 1)).round().astype(int).tolist())
+    return sorted(chosen | ({curve.points.index(suggested.point)} if suggested else set()))
+
+
+def _written(point: Point) -> str:
+    """threshold:answered:wrong:low:high, the last two the interval of the error."""
+    low, high = point.interval
+    return f"{point.threshold:.6g}:{point.answered}:{point.wrong}:{low:.5f}:{high:.5f}"
 
 
 def _figure() -> tuple[Any, Any]:
@@ -108,21 +165,22 @@ def _told(table: Reliability) -> str:
     return "Reliability diagram. " + "; ".join(parts) + "."
 
 
-def _coverage(curve: Curve, where: str) -> Chart:
-    """The error among the answered images, by the share that is answered."""
+def _coverage(curve: Curve, shown: list[int], suggested: Suggestion | None, where: str) -> Chart:
+    """The error among the answered images, by the share that is answered; one vertex for each point shown."""
     figure, axes = _figure()
-    coverage = [curve.coverage(point) for point in curve.points]
-    errors = [point.error for point in curve.points]
-    at = np.unique(np.linspace(0, len(errors) - 1, 300).round().astype(int))
-    axes.plot([coverage[i] for i in at], [errors[i] for i in at], color=VAL, linewidth=1.8)
-    good = [i for i, error in enumerate(errors) if error <= WANTED]
-    if good and good[0]:
-        axes.plot([coverage[good[0]]], [errors[good[0]]], "o", color=INK, ms=6, label=f"error {WANTED:g}")
-    axes.set_xlim(0, 1)
+    points = [curve.points[i] for i in shown]
+    (line,) = axes.plot(
+        [curve.coverage(each) for each in points], [each.error for each in points], color=VAL, linewidth=1.8
+    )
+    name_line(line, READ_OFF)
+    if suggested is not None:
+        at = [suggested.coverage], [suggested.point.error]
+        axes.plot(*at, "D", color=INK, ms=6, label=f"suggested: from {share(suggested.point.threshold)} on")
+    axes.set_xlim(0, 1.01)
     axes.set_ylim(bottom=0)
     dress(axes, title="Answering only when sure", across=f"share of {where} images answered", up="error")
     alt = (
-        f"Error against coverage. Answering all images the error is {errors[0]:.3f}; the mean error over all "
-        f"coverages is {curve.area:.4f}."
+        f"Error against coverage. Answering all images the error is {points[0].error:.3f}; the mean error "
+        f"over all coverages is {curve.area:.4f}."
     )
     return Chart("Answering only when sure", to_svg(figure, name="coverage", alt=alt))

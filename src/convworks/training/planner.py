@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
+from convworks.training.device import no_such_device
 from convworks.training.loop import Numerics, StepSettings
 from convworks.training.step_timing import SETTLES, Candidate, Trainee, measure, ratio
 
@@ -103,12 +104,7 @@ def choose_device(wanted: str) -> str:
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError) as problem:
-        raise ConvworksError(
-            "R520",
-            f"there is no device '{wanted}' here",
-            why=str(problem).splitlines()[0][:120],
-            try_="--device cpu",
-        ) from problem
+        raise no_such_device(wanted, problem) from problem
     return wanted
 
 
@@ -173,17 +169,8 @@ def make_plan(
     )
     threads_before = torch.get_num_threads()
     trainee = Trainee(network, make_optimizer, batch, settings)
-    taken: dict[str, float]
-    if len(tried) == 1:
-        chosen, reason, seconds = tried[0], f"{tried[0].name}: as asked", SHORTEST
-        taken = measure({chosen.name: trainee.timer(chosen)}, seconds=seconds)
-    else:
-        trainee.shorten(tried[0])
-        first = trainee.timer(tried[0])
-        first()  # the first step allocates
-        step = first()
-        seconds = measuring_seconds(step / trainee.share * steps)
-        chosen, reason, taken = _try_forms(tried, trainee, slow=step > SETTLES, seconds=seconds)
+    trainee.shorten(tried[0])
+    chosen, reason, taken, seconds = _try_forms(tried, trainee, steps)
     images = round(trainee.share * len(batch.y))
     if images < len(batch.y):
         reason += f", measured with {images} of a batch's {len(batch.y)} images"
@@ -214,10 +201,21 @@ def make_plan(
 
 
 def _try_forms(
-    tried: list[Candidate], trainee: Trainee, *, slow: bool, seconds: float
-) -> tuple[Candidate, str, dict[str, float]]:
-    """The winner, the reason, the seconds of each. If slow, fewer threads are tried for the winner only."""
-    first = [each for each in tried if not slow or each.threads == tried[0].threads]
+    tried: list[Candidate], trainee: Trainee, steps: int
+) -> tuple[Candidate, str, dict[str, float], float]:
+    """The winner, the reason, the seconds of each, and how long measuring them should take.
+
+    Where a step is slow, fewer threads are tried for the winner only.
+    """
+    if len(tried) == 1:
+        (only,) = tried
+        taken = measure({only.name: trainee.timer(only)}, seconds=SHORTEST)
+        return only, f"{only.name}: as asked", taken, SHORTEST
+    first_step = trainee.timer(tried[0])
+    first_step()  # allocates
+    step = first_step()
+    seconds = measuring_seconds(step / trainee.share * steps)
+    first = [each for each in tried if step <= SETTLES or each.threads == tried[0].threads]
     taken = measure({each.name: trainee.timer(each) for each in first}, seconds=seconds)
     chosen, reason = choose(first, taken)
     for other in tried:
@@ -225,7 +223,7 @@ def _try_forms(
             gain = ratio(trainee.timer(chosen), trainee.timer(other), seconds=0)
             taken[other.name] = taken[chosen.name] / gain
             chosen = other if gain > 1 else chosen
-    return chosen, reason, taken
+    return chosen, reason, taken, seconds
 
 
 def _try_fused(

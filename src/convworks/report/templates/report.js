@@ -1,5 +1,6 @@
 "use strict";
-// The page is complete without this: it filters, orders and lists the mistakes, keeps marks and sorts tables.
+// The page is complete without this: it filters, orders and lists the mistakes, keeps marks, smooths curves, reads
+// off thresholds and sorts tables.
 (() => {
   const bar = document.getElementById("filter");
   const find = (id) => document.getElementById(id);
@@ -104,6 +105,98 @@
       link.click();
       marks.querySelector("[role=status]").textContent = `${count(lines.length - 1)} marked. No file was changed.`;
     });
+  }
+
+  // A line of a chart: its path, its vertices, and where one piece of it begins after a gap.
+  const vertices = (path) => {
+    const found = [];
+    for (const [, letter, x, y] of path.getAttribute("d").matchAll(/([ML]) ?(-?[\d.]+) (-?[\d.]+)/g)) {
+      found.push({ begins: letter === "M", x: Number(x), y: Number(y) });
+    }
+    return found;
+  };
+
+  // At each place the straight line that fits best there, its neighbours weighted by a bell curve of this deviation.
+  const smoothed = (points, deviation) => points.map((at) => {
+    let [s, sx, sxx, sy, sxy] = [0, 0, 0, 0, 0];
+    for (const each of points) {
+      const x = (each.x - at.x) / deviation;
+      const w = Math.exp(-(x ** 2) / 2);
+      s += w;
+      sx += w * x;
+      sxx += w * x * x;
+      sy += w * each.y;
+      sxy += w * x * each.y;
+    }
+    const spread = s * sxx - sx * sx;
+    const y = spread > 1e-9 * s * s ? (sxx * sy - sx * sxy) / spread : sy / s;
+    return `${at.begins ? "M" : "L"}${at.x} ${y.toFixed(2)}`;
+  }).join("");
+
+  const smooth = find("smooth");
+  if (smooth) {
+    const slider = find("smooth-width");
+    const lines = [...document.querySelectorAll(".charts .smoothed > path:first-of-type")].map((raw) => ({ raw, points: vertices(raw), copy: null }));
+    const spans = new Map(); // of the lines of a drawing, from the first vertex to the last
+    for (const line of lines) {
+      const drawing = line.raw.closest("svg");
+      const places = lines.filter((each) => each.raw.closest("svg") === drawing).flatMap((each) => each.points.map((at) => at.x));
+      spans.set(drawing, Math.max(...places) - Math.min(...places) || 1);
+    }
+    const redraw = () => {
+      const share = Number(slider.value);
+      const said = share ? `${share} % of the axis` : "off";
+      find("smooth-said").textContent = said;
+      slider.setAttribute("aria-valuetext", said);
+      for (const line of lines) {
+        line.raw.classList.toggle("faint", share > 0);
+        line.copy?.remove();
+        line.copy = null;
+        if (!share || !line.raw.closest(".charts").offsetParent) continue; // another axis is chosen: later
+        line.copy = line.raw.cloneNode();
+        line.copy.classList.replace("faint", "smooth");
+        line.copy.style.strokeWidth = Math.max(1.4, Number.parseFloat(line.raw.style.strokeWidth) || 1);
+        line.copy.setAttribute("d", smoothed(line.points, (share / 100) * spans.get(line.raw.closest("svg"))));
+        line.raw.after(line.copy);
+      }
+    };
+    smooth.hidden = lines.length === 0;
+    find("smooth-words").hidden = lines.length === 0;
+    slider.addEventListener("input", redraw);
+    for (const axis of document.querySelectorAll("input[name=axis]")) axis.addEventListener("change", redraw);
+    redraw();
+  }
+
+  const reading = find("read-off");
+  if (reading) {
+    const slider = find("read-off-at");
+    const total = Number(reading.dataset.total);
+    const points = reading.dataset.points.split(" ").map((each) => each.split(":").map(Number));
+    const line = document.querySelector(".charts .read-off > path");
+    const places = line ? vertices(line) : [];
+    const dot = document.createElementNS(reading.parentElement.querySelector("svg").namespaceURI, "circle");
+    const percent = (part, whole) => `${((100 * part) / whole).toFixed(2)} %`;
+    const read = () => {
+      const [threshold, answered, wrong, low, high] = points[Number(slider.value)];
+      const short = threshold.toFixed(3);
+      const from = Number(short) === 1 && threshold < 1 ? String(threshold) : short;
+      const said = `From ${from} on, ${answered.toLocaleString("en")} of ${count(total)} are answered (${((100 * answered) / total).toFixed(1)} %), ` +
+        `${wrong.toLocaleString("en")} of them wrongly: error ${percent(wrong, answered)} (95 % ${percent(low, 1)} to ${percent(high, 1)}).`;
+      find("read-off-said").textContent = said;
+      slider.setAttribute("aria-valuetext", said);
+      const place = places.length === points.length ? places[Number(slider.value)] : null;
+      if (!place) return;
+      dot.setAttribute("cx", place.x);
+      dot.setAttribute("cy", place.y);
+    };
+    if (places.length === points.length) {
+      dot.setAttribute("class", "place");
+      dot.setAttribute("r", "6.5");
+      line.closest("svg").append(dot);
+    }
+    reading.hidden = points.length < 2;
+    slider.addEventListener("input", read);
+    read();
   }
 
   const value = (row, column) => {
