@@ -59,8 +59,9 @@ def test_images_are_those_of_the_network_with_their_classes(run: Path) -> None:
     assert evaluation.labels is not None
     assert record.manifest is not None
     rows = [evaluation.rows[at] for at in (0, 33, 65, 98, 130)]
-    for pixels, name, row in zip(seen.pixels, seen.classes, rows, strict=True):
+    for pixels, name, path, row in zip(seen.pixels, seen.classes, seen.paths, rows, strict=True):
         sample = record.manifest.samples[row]
+        assert path == sample.path
         stored = PIXELS(sample.path)
         assert stored is not None
         np.testing.assert_array_equal(pixels, stored[4:36, 4:36])
@@ -193,6 +194,9 @@ def test_the_page_has_them_with_words_and_the_same_bytes(run: Path) -> None:
         assert f"<h3>{words}</h3>" in text
     assert text.count('class="strip"') == 6
     assert text.count("that excite unit") == 16
+    told = re.findall(r'alt="(\d+) patch[^"]* unit .*?<summary>files</summary>(.*?)</details>', text)
+    assert len(told) == 16
+    assert [files.count('class="path"') for _, files in told] == [int(count) for count, _ in told]
     assert "6 of 7 layers, at equal distances, make of 3 images" in text
     assert all(alt.strip() for alt in re.findall(r'<img[^>]* alt="([^"]*)"', text))
     bare = write_report(run).read_text()

@@ -52,6 +52,7 @@ class UnitRow:
 
     unit: int
     patches: int
+    paths: tuple[str, ...]  # of their images
     most: str  # the commonest class of these images
     of_it: int  # how many are of that class
     picture: Picture
@@ -73,6 +74,7 @@ class Looks:
 
     images: int
     examples: tuple[str, ...]  # classes of the example images
+    example_paths: tuple[str, ...]
     strips: tuple[Strip, ...]
     all_layers: int
     units: tuple[UnitLayer, ...]
@@ -85,10 +87,19 @@ class Looks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """Evaluated images as the network sees them, with the names of their classes."""
+    """Evaluated images as the network sees them, with the names of their classes and files."""
 
     pixels: list[NDArray[np.uint8]] = field(default_factory=list)  # (H, W, 1 or 3) each
     classes: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def picked(self, order: Sequence[int]) -> Seen:
+        """These images in that order."""
+        return Seen(
+            [self.pixels[at] for at in order],
+            [self.classes[at] for at in order],
+            [self.paths[at] for at in order],
+        )
 
 
 def seen_pixels(bundle: Bundle, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
@@ -122,9 +133,11 @@ def look_at(
         return seen
     names = evaluation.metrics.names
     for place in evenly(len(evaluation.rows), most):
-        pixels = seen_pixels(bundle, thumbnail(run.manifest.samples[int(evaluation.rows[place])].path))
+        path = run.manifest.samples[int(evaluation.rows[place])].path
+        pixels = seen_pixels(bundle, thumbnail(path))
         if pixels is not None:
             seen.pixels.append(pixels)
+            seen.paths.append(path)
             seen.classes.append(names[int(evaluation.labels[place])] if evaluation.labels is not None else "")
     return seen
 
@@ -144,7 +157,8 @@ def looks(bundle: Bundle, seen: Seen) -> Looks | None:
         return None
     chosen = [layers[at] for at in evenly(len(layers), LAYERS)]
     order = _examples_first(len(seen.pixels))
-    pixels, classes = [seen.pixels[at] for at in order], [seen.classes[at] for at in order]
+    seen = seen.picked(order)
+    pixels = seen.pixels
     batches = (
         network_input(bundle, pixels[start : start + TOGETHER]) for start in range(0, len(pixels), TOGETHER)
     )
@@ -156,12 +170,12 @@ def looks(bundle: Bundle, seen: Seen) -> Looks | None:
     shown = [later[at] for at in evenly(len(later), len(UNITS))]
     return Looks(
         images=len(pixels),
-        examples=tuple(classes[:EXAMPLES]),
+        examples=tuple(seen.classes[:EXAMPLES]),
+        example_paths=tuple(seen.paths[:EXAMPLES]),
         strips=tuple(_strip(each, pixels) for each in found),
         all_layers=len(layers),
         units=tuple(
-            _units(each, pixels, classes, most=most)
-            for each, most in zip(shown, UNITS[-len(shown) :], strict=True)
+            _units(each, seen, most=most) for each, most in zip(shown, UNITS[-len(shown) :], strict=True)
         ),
         health=tuple((each.layer.name, map_health(each)) for each in found),
         chart=_chart(last, chart_units, chart_images) if len(pixels) > 1 and chart_units else None,
@@ -200,13 +214,11 @@ def _strip(found: Activations, pixels: Sequence[NDArray[np.uint8]]) -> Strip:
     )
 
 
-def _units(
-    found: Activations, pixels: Sequence[NDArray[np.uint8]], classes: Sequence[str], *, most: int
-) -> UnitLayer:
+def _units(found: Activations, seen: Seen, *, most: int) -> UnitLayer:
     """Live units at equal distances, each with the patches that its most exciting images show it."""
     from convworks.insight.activations import evenly, live_units, top_images
 
-    live, layer = live_units(found), found.layer
+    live, layer, pixels = live_units(found), found.layer, seen.pixels
     size = (pixels[0].shape[0], pixels[0].shape[1])
     rows = []
     for unit in [live[at] for at in evenly(len(live), most)]:
@@ -217,11 +229,12 @@ def _units(
         tiles = [_tile(each, smooth=True) for each in patches]
         tiles += [np.full((TILE, TILE, 3), PAPER, dtype=np.uint8)] * (TOP - len(tiles))
         # of equally common classes the one whose image excites most
-        name, of_it = Counter(classes[image] for image in images).most_common(1)[0]
+        name, of_it = Counter(seen.classes[image] for image in images).most_common(1)[0]
         rows.append(
             UnitRow(
                 unit=unit,
                 patches=len(images),
+                paths=tuple(seen.paths[image] for image in images),
                 most=name,
                 of_it=of_it,
                 picture=_sheet(
