@@ -161,6 +161,26 @@ def test_what_costs_time_in_a_step_has_a_plan_of_its_own(
         assert len(measured) == count, change
 
 
+@pytest.mark.parametrize(("worth", "tried"), [(float("inf"), [0]), (0.0, [0, 1, 2])])
+def test_batch_threads_are_tried_where_preparing_costs_time(
+    worth: float, tried: list[int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, data, **FUSED)
+    recipe = replace(asked.resolved.recipe, workers=-1)
+    prepared = prepare_data(asked.data, recipe, expected=None, geometry=None, should_stop=lambda: False)
+    seen: list[int] = []
+    real = module.training_loader
+    monkeypatch.setattr(
+        module,
+        "training_loader",
+        lambda *a, workers, **k: seen.append(workers) or real(*a, workers=workers, **k),
+    )
+    monkeypatch.setattr(module, "_WORTH_AHEAD", worth)
+    net = build_network(recipe, 3, prepared.dataset.geometry)
+    module.measure_plan(prepared, recipe, net, "cpu", lambda _: "not wanted")
+    assert seen[1:] == tried  # the first loader gives the batch that is measured
+
+
 def test_fused_kernels_must_win(
     data: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
