@@ -18,8 +18,9 @@ from convworks import environment
 from convworks.durable import read_json, to_json, write_atomic
 from convworks.errors import ConvworksError
 from convworks.flows.prepare import Prepared, optimizer_for, step_settings, training_loader
-from convworks.layers.fused import fuse
+from convworks.layers.arrangement import arrange
 from convworks.machine import processor_name
+from convworks.ops import fast_winograd
 from convworks.ops.native.build import NOT_BUILT, find_compiler
 from convworks.ops.native.library import available, open_kernels
 from convworks.recipes.recipe import Recipe
@@ -77,15 +78,19 @@ def kernels_for(cache: Path | None) -> Callable[[bool], str]:
 
 def with_kernels(plan: Plan, *, cache: Path | None) -> Plan:
     """The plan, its kernels loaded. Where they cannot be, torch's operators give the same to rounding."""
-    if plan.fused:
+    if plan.fused or plan.winograd:
         kernels_for(cache)(True)
     return plan
 
 
 def differences_of(plan: Plan) -> list[str]:
     """What this process computes in another way than the plan says, in words."""
-    lost = plan.fused and not available()
-    return ["the fused kernels of the plan cannot be used here"] if lost else []
+    lost = []
+    if plan.fused and not available():
+        lost.append("the fused kernels of the plan cannot be used here")
+    if plan.winograd and not fast_winograd.available():
+        lost.append("Winograd's algorithm of the plan cannot be used here")
+    return lost
 
 
 def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
@@ -100,6 +105,7 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         asdict(recipe.transfer),
         recipe.precision,
         recipe.memory_format,
+        recipe.winograd,
         recipe.threads,
         recipe.workers,
         recipe.checkpoint_every,
@@ -134,6 +140,7 @@ def measure_plan(
         precision=recipe.precision,
         memory_format=recipe.memory_format,
         threads=recipe.threads,
+        winograd=recipe.winograd,
         batch_path=dataset.storage,
         allocator=keep_pages(),
         steps=plain.steps * recipe.epochs,
@@ -159,9 +166,7 @@ def _plan_workers(
     numerics = plan.numerics
     trainee = copy.deepcopy(network).to(plan.device)
     trainee = trainee.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
-    trainee.train()
-    if plan.fused:
-        fuse(trainee)
+    arrange(trainee.train(), fused=plan.fused, winograd=plan.winograd)
     optimizer = optimizer_for(recipe, trainee)
     rates: dict[int, float] = {}
     run_seconds = recipe.epochs * len(prepared.dataset.split_rows("train")) / plan.images_per_second

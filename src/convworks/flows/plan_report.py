@@ -222,15 +222,15 @@ def _around(batch: int) -> Iterator[int]:
             yield size
 
 
-def _timer(
+def _trainee(
     prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan, batch: Batch
-) -> Callable[[], float]:
-    """One training step of a copy, as the plan does it."""
+) -> tuple[Trainee, Candidate]:
+    """A copy of the network, and how the plan trains it."""
     dataset = prepared.dataset
     labels = dataset.labels[torch.from_numpy(dataset.split_rows("train"))]
     settings = step_settings(recipe, labels, len(dataset.classes), plan.device)
     trainee = Trainee(network, lambda each: optimizer_for(recipe, each), batch, settings)
-    return trainee.timer(Candidate(plan.numerics, plan.threads, plan.fused))
+    return trainee, Candidate(plan.numerics, plan.threads, plan.fused, plan.winograd)
 
 
 def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan) -> tuple[Shares, float]:
@@ -241,12 +241,13 @@ def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan
     for batch, _ in zip(loader.epoch(0), range(STEPS), strict=False):  # noqa: B007  the last one is used
         data.append(time.perf_counter() - start)
         start = time.perf_counter()
-    step = _timer(prepared, recipe, network, plan, batch)
+    trainee, candidate = _trainee(prepared, recipe, network, plan, batch)
+    alone = convolutions_alone(trainee.timer(replace(candidate, winograd=())))  # torch's own
+    step = trainee.timer(candidate)
     held = _Held()
     step()
     with torch.autograd.graph.saved_tensors_hooks(held.see, lambda x: x):
         step()
-    alone = convolutions_alone(step)
     steps: list[float] = []
     convolutions: list[float] = []
     begun = time.perf_counter()
@@ -282,7 +283,8 @@ class _Held:
 def _median_step(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan, seconds: float) -> float:
     """Seconds of a step with the recipe's batch."""
     loader = training_loader(prepared, recipe, numerics=plan.numerics, workers=0)
-    step = _timer(prepared, recipe, network, plan, next(iter(loader.epoch(0))))
+    trainee, candidate = _trainee(prepared, recipe, network, plan, next(iter(loader.epoch(0))))
+    step = trainee.timer(candidate)
     step()
     taken: list[float] = []
     begun = time.perf_counter()

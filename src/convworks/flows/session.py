@@ -34,7 +34,7 @@ from convworks.flows.prepare import (
 )
 from convworks.flows.session_state import Best, diverged, packed, step_record, unpacked
 from convworks.flows.technique_notes import plateau_note, technique_notes
-from convworks.layers.fused import fuse, plain
+from convworks.layers.arrangement import arrange, as_torch
 from convworks.recipes.recipe import Recipe
 from convworks.runs import MetricsLog, Run, append_timing
 from convworks.training.checkpoint import (
@@ -93,8 +93,7 @@ class Session:
         numerics = plan.numerics
         network = network.to(plan.device)
         self.network: nn.Module = network.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
-        if plan.fused:
-            fuse(self.network)
+        arrange(self.network, fused=plan.fused, winograd=plan.winograd)
         self.trainee = self.network if trainee is None else trainee
         places = (name for name, module in self.network.named_modules() if module is self.trainee)
         self._part = next(places, "")
@@ -261,7 +260,7 @@ class Session:
         With stochastic depth the survival probabilities are in its weights: it is an ordinary network.
         """
         if self._judge is None:
-            self._judge = plain(copy.deepcopy(self.network))
+            self._judge = as_torch(copy.deepcopy(self.network))
         weights: dict[str, Any] = self.network.state_dict()
         if self.average is not None:
             prefix = f"{self._part}." if self._part else ""

@@ -16,7 +16,7 @@ from convworks.recipes.recipe import Recipe, leaves
 # Settings of the machine and of the draw: no paper has them, and none of them is a hyper-parameter.
 MACHINE = frozenset(
     {
-        "seed", "precision", "memory_format", "threads", "workers", "device", "checkpoint_every",
+        "seed", "precision", "memory_format", "winograd", "threads", "workers", "device", "checkpoint_every",
         "keep_checkpoints",
     }
 )  # fmt: skip

@@ -3,8 +3,9 @@
 A CPU's flags do not tell what is fast on it, so nothing is read from them: every candidate trains a copy of
 the network on a real batch, or a part of it, in turns, and the one with the best median wins. bf16 must win
 by a margin, because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and
-taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. The
-plan is stored in the run, and resuming uses the same one: another number of threads would end in other bits.
+taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. In
+bf16 each convolution is then tried by Winograd's algorithm (`winograd_choice`). The plan is stored in the run,
+and resuming uses the same one: another number of threads would end in other bits.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
+from convworks.layers.winograd import suitable
+from convworks.ops.fast_winograd import available
 from convworks.training.device import no_such_device
 from convworks.training.loop import Numerics, StepSettings
 from convworks.training.step_timing import SETTLES, Candidate, Trainee, measure, ratio
+from convworks.training.winograd_choice import chosen as worth_it
+from convworks.training.winograd_choice import gains
 
 BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
 FUSED_MARGIN = 1.02  # fused kernels must be this much faster than torch's operators
@@ -49,6 +54,7 @@ class Plan:
     torch: str
     cpus: int
     fused: bool = False  # batch norm, ReLU, addition and max pooling by the kernels of ops/native
+    winograd: tuple[str, ...] = ()  # convolutions that train by Winograd's algorithm, by name
 
     @property
     def numerics(self) -> Numerics:
@@ -60,9 +66,10 @@ class Plan:
     def lines(self) -> tuple[str, ...]:
         """The choice and its reasons, for people."""
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
+        kernels = ("fused kernels, " if self.fused else "") + ("Winograd, " if self.winograd else "")
         choice = (
             f"{self.precision}, {self.memory_format}, {self.device} ({where}), "
-            f"{'fused kernels, ' if self.fused else ''}{self.workers} batch threads"
+            f"{kernels}{self.workers} batch threads"
         )
         return (f"{choice}, images in {self.batch_path}", *self.reasons)
 
@@ -70,7 +77,9 @@ class Plan:
 def plan_from_dict(value: Any) -> Plan:
     """A plan from a run's plan.json. Raises A416 where it is damaged."""
     try:
-        plan = Plan(**{**value, "reasons": tuple(value["reasons"]), "measured": dict(value["measured"])})
+        winograd = tuple(value.get("winograd", ()))
+        reasons, measured = tuple(value["reasons"]), dict(value["measured"])
+        plan = Plan(**{**value, "reasons": reasons, "measured": measured, "winograd": winograd})
         plan.numerics.torch_memory_format  # noqa: B018  raises KeyError on an unknown name
         torch.device(plan.device)
         if (
@@ -78,6 +87,7 @@ def plan_from_dict(value: Any) -> Plan:
             or not (1 <= plan.threads <= 4096)
             or plan.checkpoint_every < 1
             or not isinstance(plan.fused, bool)
+            or not all(isinstance(name, str) for name in plan.winograd)
         ):
             raise ValueError("a value is out of range")
         return replace(plan, workers=int(plan.workers))
@@ -153,6 +163,7 @@ def make_plan(
     precision: str = "auto",
     memory_format: str = "auto",
     threads: int = 0,
+    winograd: str = "auto",
     batch_path: str,
     allocator: str,
     steps: int,
@@ -176,6 +187,9 @@ def make_plan(
         reason += f", measured with {images} of a batch's {len(batch.y)} images"
     run_seconds = taken[chosen.name] / trainee.share * steps
     chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, seconds / 2)
+    chosen, winograd_reason = _try_winograd(
+        chosen, taken, trainee, kernels, run_seconds, seconds / 2, wanted=winograd != "no"
+    )
     torch.set_num_threads(threads_before)
     rate = images / taken[chosen.name]
     return Plan(
@@ -192,11 +206,13 @@ def make_plan(
         reasons=(
             f"{reason}; {chosen.threads} of {cpus} processors",
             fused_reason,
+            winograd_reason,
             f"memory allocator: {allocator}",
         ),
         torch=torch.__version__,
         cpus=cpus,
         fused=chosen.fused,
+        winograd=chosen.winograd,
     )
 
 
@@ -256,6 +272,43 @@ def _try_fused(
     if gain >= FUSED_MARGIN:
         return twin, f"fused kernels: yes, {gain:.2f}x as fast as torch's operators here"
     return chosen, f"fused kernels: no, {gain:.2f}x as fast as torch's operators here"
+
+
+def _try_winograd(
+    chosen: Candidate,
+    taken: dict[str, float],
+    trainee: Trainee,
+    kernels: Callable[[bool], str],
+    run_seconds: float,
+    seconds: float,
+    *,
+    wanted: bool,
+) -> tuple[Candidate, str]:
+    """The winner with Winograd's algorithm where single layers and then the whole step are faster by it."""
+    if not wanted:
+        return chosen, "Winograd's algorithm: no, as asked"
+    numerics = chosen.numerics
+    if (numerics.precision, numerics.memory_format, numerics.device) != ("bf16", "channels_last", "cpu"):
+        return chosen, "Winograd's algorithm: no, it is for bf16 and channels_last on the CPU"
+    network, x = trainee.of_layers(chosen)
+    fitting = len(suitable(network))
+    if not fitting:
+        return chosen, "Winograd's algorithm: no, there is no 3x3 convolution of stride 1"
+    missing = kernels(run_seconds >= WORTH_BUILDING)
+    if missing:
+        return chosen, f"Winograd's algorithm: no, {missing}"
+    if not available():
+        return chosen, "Winograd's algorithm: no, this processor has no bf16 arithmetic (AVX512-BF16)"
+    layers = worth_it(gains(network, x, numerics))
+    if not layers:
+        return chosen, "Winograd's algorithm: no, none of the convolutions is faster by it here"
+    twin = replace(chosen, winograd=layers)
+    gain = ratio(trainee.timer(chosen), trainee.timer(twin), seconds=seconds)
+    taken[twin.name] = taken[chosen.name] / gain
+    if gain >= FUSED_MARGIN:
+        counted = f"in {len(layers)} of {fitting} 3x3 convolutions"
+        return twin, f"Winograd's algorithm: yes, {counted}, {gain:.2f}x as fast as without"
+    return chosen, f"Winograd's algorithm: no, {gain:.2f}x as fast as without"
 
 
 def choose_workers(

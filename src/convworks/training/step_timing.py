@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convworks.data.loader import Batch, Mixed
-from convworks.layers.fused import fuse, is_fused, plain
+from convworks.layers.arrangement import arrange, as_torch
+from convworks.layers.fused import fuse
 from convworks.training.loop import Numerics, StepSettings, accumulate_gradients, gradient_norm
 
 LONG = 0.3  # seconds: a step that takes longer is measured on a part of the batch
@@ -33,10 +34,11 @@ class Candidate:
     numerics: Numerics
     threads: int
     fused: bool = False
+    winograd: tuple[str, ...] = ()  # names of the convolutions that train by Winograd's algorithm
 
     @property
     def name(self) -> str:
-        kernels = ", fused" if self.fused else ""
+        kernels = (", fused" if self.fused else "") + (", Winograd" if self.winograd else "")
         return f"{self.numerics.precision} {self.numerics.memory_format} {self.threads} threads{kernels}"
 
 
@@ -55,12 +57,13 @@ class Trainee:
         settings: StepSettings,
     ) -> None:
         self._make_optimizer, self._batch, self._settings = make_optimizer, batch, settings
-        self._copy = plain(copy.deepcopy(network)).train()
+        self._copy = as_torch(copy.deepcopy(network)).train()
         self._form: tuple[str, str] | None = None
+        self._arranged: tuple[bool, tuple[str, ...]] = (False, ())
         self._seconds = 0.0  # of the last step
         self.share = 1.0  # of the batch that is measured
         self.fusible = fuse(self._copy) > 0
-        plain(self._copy)
+        as_torch(self._copy)
 
     def shorten(self, candidate: Candidate, *, seconds: float = LONG) -> None:
         """Measure a part of the batch from now on, where a step of the whole of it takes longer than that.
@@ -93,6 +96,12 @@ class Trainee:
 
         return one_step
 
+    def of_layers(self, candidate: Candidate) -> tuple[nn.Module, Tensor]:
+        """The copy in the candidate's form and what it trains on, to look at its layers."""
+        torch.set_num_threads(candidate.threads)
+        self._prepare(candidate)
+        return self._copy, self._ready.x
+
     def _step(self, numerics: Numerics) -> None:
         accumulate_gradients(self._copy, self._optimizer, self._ready, self._settings, numerics)
         gradient_norm(self._copy)
@@ -102,8 +111,9 @@ class Trainee:
 
     def _prepare(self, candidate: Candidate) -> bool:
         """Bring the copy into the candidate's form; returns whether the optimizer began anew."""
-        if candidate.fused != is_fused(self._copy):
-            fuse(self._copy) if candidate.fused else plain(self._copy)
+        if self._arranged != (candidate.fused, candidate.winograd):
+            arrange(self._copy, fused=candidate.fused, winograd=candidate.winograd)
+            self._arranged = (candidate.fused, candidate.winograd)
         numerics = candidate.numerics
         if self._form == (numerics.device, numerics.memory_format):
             return False

@@ -1,4 +1,4 @@
-"""Compile `kernels.cpp` once for a machine, into the cache folder, with the compiler that is there.
+"""Compile this folder's C++ once for a machine, into the cache folder, with the compiler that is there.
 
 Nothing here raises for a compiler that is missing, broken or too slow: the answer says why there is no
 library, and torch's own operators do the work. The file's name holds what it was made from (source, compiler,
@@ -27,7 +27,7 @@ from convworks.machine import processor_name
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-w")
-SECONDS = 120.0  # for compiling; it takes about four
+SECONDS = 120.0  # for compiling; it takes about six
 NOT_BUILT = "not built yet"
 _PREFIX = "kernels-"
 
@@ -40,9 +40,14 @@ class Built:
     reason: str  # '' where there is a library
 
 
-def source() -> bytes:
-    """The C++ text."""
-    return files("convworks.ops.native").joinpath("kernels.cpp").read_bytes()
+SOURCES = ("kernels.cpp", "winograd.cpp")
+HEADERS = ("threads.h", "vectors.h")
+
+
+def sources() -> dict[str, bytes]:
+    """The C++ texts, by the names of their files."""
+    folder = files("convworks.ops.native")
+    return {name: folder.joinpath(name).read_bytes() for name in (*SOURCES, *HEADERS)}
 
 
 def find_compiler() -> str | None:
@@ -99,7 +104,7 @@ def _look(folder: Path) -> tuple[Built, str | None, str]:
 
 
 def _key(version: str) -> str:
-    parts = [source(), version, FLAGS, processor_name(), _instructions(), platform.machine()]
+    parts = [sources(), version, FLAGS, processor_name(), _instructions(), platform.machine()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
@@ -129,9 +134,10 @@ def _digest(path: Path) -> str:
 
 
 def _compile(work: Path, compiler: str, folder: Path, key: str, seconds: float) -> Built:
-    (work / "kernels.cpp").write_bytes(source())
+    for name, text in sources().items():
+        (work / name).write_bytes(text)
     made = work / "kernels.so"
-    command = [compiler, *FLAGS, "kernels.cpp", "-o", made.name]
+    command = [compiler, *FLAGS, *SOURCES, "-o", made.name]
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     process = subprocess.Popen(
         command,

@@ -16,13 +16,17 @@ from torch import Tensor
 
 from convworks.ops.native.build import build, built
 
-INTERFACE = 1  # of kernels.cpp
+INTERFACE = 2  # of kernels.cpp
 _POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
     "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
     "convworks_norm_backward": [_INT, _I64, _I64, *[_POINTER] * 11, _INT, _INT],
     "convworks_pool_forward": [_INT, *[_POINTER] * 9, _INT, _INT],
     "convworks_pool_backward": [_INT, *[_POINTER] * 12, _INT],
+    "convworks_winograd_available": [],
+    "convworks_winograd_kernels": [_POINTER, _POINTER, _I64, _I64, _INT, _POINTER, _INT],
+    "convworks_winograd_forward": [*[_POINTER] * 5, _INT],
+    "convworks_winograd_weight": [*[_POINTER] * 5, _INT],
     "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
 }
 
@@ -72,6 +76,8 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, _INT
+    size = library.convworks_winograd_size
+    size.argtypes, size.restype = [_I64, _I64], _I64
     library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER] * 3, None
     library.convworks_threads(*_team())
     return library
@@ -185,8 +191,7 @@ Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # kernel, str
 
 def _window(shape: tuple[int, ...], out: Tensor, window: Window) -> ctypes.Array[ctypes.c_int64]:
     n, channels, height, width = shape
-    values = (n, height, width, channels, *out.shape[2:], *window[0], *window[1], *window[2])
-    return (ctypes.c_int64 * len(values))(*values)
+    return _integers(n, height, width, channels, *out.shape[2:], *window[0], *window[1], *window[2])
 
 
 def pool_forward(
@@ -238,3 +243,54 @@ def pool_backward(
         torch.get_num_threads(),
     )
     return parameters
+
+
+def winograd_available() -> bool:
+    """Whether the kernels are loaded, and this processor has the instructions that Winograd's need."""
+    return _STATE.library is not None and bool(_STATE.library.convworks_winograd_available())
+
+
+def winograd_kernels(weight: Tensor, *, flip: bool) -> Tensor:
+    """G w G^T in the order that `winograd_convolution` reads; flipped for the gradient with respect to x.
+
+    weight (O, C, 3, 3), float32 of any strides; flipped, the result is of the weights (C, O, 3, 3).
+    """
+    assert _STATE.library is not None
+    outputs, inputs = (weight.shape[1], weight.shape[0]) if flip else (weight.shape[0], weight.shape[1])
+    first, second, *places = weight.stride()
+    strides = (second, first, *places) if flip else (first, second, *places)
+    size = _STATE.library.convworks_winograd_size(outputs, inputs)
+    made = torch.empty(size, dtype=torch.bfloat16)
+    _call(
+        "convworks_winograd_kernels",
+        _at(weight),
+        _integers(*strides),
+        outputs,
+        inputs,
+        flip,
+        _at(made),
+        torch.get_num_threads(),
+    )
+    return made
+
+
+def winograd_convolution(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, y: Tensor, *, padding: int
+) -> None:
+    """Writes y = x * w + bias, by the kernels that `winograd_kernels` made of w."""
+    shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], y.shape[1], padding)
+    arguments = (_at(each) for each in (x, kernels, bias, y))
+    _call("convworks_winograd_forward", shape, *arguments, torch.get_num_threads())
+
+
+def winograd_weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, padding: int) -> None:
+    """Writes dw (O, C, 3, 3), float32 of any strides."""
+    shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], dy.shape[1], padding)
+    strides = _integers(*dw.stride())
+    _call(
+        "convworks_winograd_weight", shape, _at(x), _at(dy), _at(dw), strides, torch.get_num_threads()
+    )
+
+
+def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)

@@ -1,0 +1,30 @@
+"""How a network's layers compute in training: fused kernels, Winograd's algorithm, or torch's operators.
+
+The classes of layers change in place, and nothing else: neither names, parameters, the state_dict nor hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import nn
+
+from convworks.layers.fused import fuse, plain
+from convworks.layers.winograd import use_winograd, without_winograd
+
+
+def arrange(network: nn.Module, *, fused: bool, winograd: Collection[str] = ()) -> nn.Module:
+    """Fuse what can be fused, or nothing; the convolutions named train by Winograd's, and no others.
+
+    Returns the same network. Whatever it was before, it is so afterwards.
+    """
+    plain(network)
+    if fused:
+        fuse(network)
+    use_winograd(network, winograd)
+    return network
+
+
+def as_torch(network: nn.Module) -> nn.Module:
+    """The same network with torch's own operators everywhere, in place."""
+    return without_winograd(plain(network))

@@ -1,0 +1,98 @@
+"""3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) in bfloat16, forward and backward, for training.
+
+    y  = A^T [ (G w G^T) * (B^T x B) ] A
+    dx = the same, of dy with the weights turned by half a turn and their channels exchanged
+    dw = G^T [ sum over tiles (B^T x B) * (A dy A^T) ] G
+36 products for each tile of 16 outputs, where the definition takes 144. The products are those of bfloat16
+with sums in float32; the transforms, the weights and their gradient are float32. The interpolation points are
+0, +-sqrt(1/2), +-sqrt(2) and infinity: of all symmetric ones they lose nearly the least to rounding, a third
+of what 0, +-1, +-2 lose. An output is wrong by about 1 % of the outputs' size, where bfloat16's own rounding
+of the weights costs 0.2 %: noise that training does not notice, which is why it is used there alone.
+
+The C++ kernels of `ops/native` do the work (`winograd.cpp`); `applies` says where they can.
+Sources: lectures, "implementation tricks: Winograd"; Lavin and Gray 2016, "Fast algorithms for convolutional
+neural networks", sections 4.1 to 4.3; Barabasz et al. 2020, "Error analysis and improving the accuracy of
+Winograd convolution for deep neural networks".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from convworks.ops.native import library
+
+TAPS = 3
+MOST_CHANNELS = 8192  # of the kernels' row of zeros
+
+
+def available() -> bool:
+    """Whether the kernels are loaded and this processor can run them."""
+    return library.winograd_available()
+
+
+def applies(x: Tensor, weight: Tensor, padding: int) -> bool:
+    """Whether `winograd_convolution` can compute it; the window has stride 1, no dilation and one group."""
+    return (
+        available()
+        and x.dtype == torch.bfloat16
+        and weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.ndim == 4
+        and weight.shape[2:] == (TAPS, TAPS)
+        and padding in (0, 1, 2)
+        and x.numel() > 0
+        and min(x.shape[2:]) + 2 * padding >= TAPS
+        and max(weight.shape[:2]) <= MOST_CHANNELS
+    )
+
+
+def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int) -> Tensor:
+    """x (N, C, H, W) bfloat16, weight (O, C, 3, 3) and bias (O,) float32 -> (N, O, H', W') bfloat16.
+
+    H' = H + 2 padding - 2. Ask `applies` first: nothing is checked here.
+    """
+    y: Tensor = _Winograd.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Winograd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        x = _packed(x)
+        ctx.padding = padding
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, bias, padding, flip=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = _packed(dy)
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = _convolve(dy, weight, None, TAPS - 1 - ctx.padding, flip=True)
+        if ctx.needs_input_grad[1]:
+            dw = torch.empty_like(weight)
+            library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding)
+        if ctx.needs_input_grad[2]:
+            db = dy.sum((0, 2, 3), dtype=torch.float32)
+        return dx, dw, db, None
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, *, flip: bool) -> Tensor:
+    height, width = (size + 2 * padding - TAPS + 1 for size in x.shape[2:])
+    y = torch.empty(
+        (x.shape[0], weight.shape[int(flip)], height, width),
+        dtype=torch.bfloat16,
+        memory_format=torch.channels_last,
+    )
+    library.winograd_convolution(x, library.winograd_kernels(weight, flip=flip), bias, y, padding=padding)
+    return y
+
+
+def _packed(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

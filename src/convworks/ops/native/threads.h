@@ -1,0 +1,35 @@
+// Threads: torch's own OpenMP library does the work, through the three functions that it gives.
+
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <new>
+#include <type_traits>
+
+typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
+typedef int (*Number)();
+extern Parallel parallel_region;  // set by convworks_threads, in kernels.cpp
+extern Number thread_number, team_size;
+
+namespace {
+
+struct Job { void (*run)(void*, int64_t, int64_t); void* data; int64_t blocks; std::atomic<bool> failed; };
+
+void worker(void* raw) {  // nothing may be thrown out of a parallel region
+  Job* job = static_cast<Job*>(raw);
+  const int64_t n = team_size(), t = thread_number();
+  try { job->run(job->data, job->blocks * t / n, job->blocks * (t + 1) / n); } catch (...) { job->failed = true; }
+}
+
+template <class F>
+void over_blocks(int64_t blocks, int threads, F&& body) {  // body(first, last) for ranges of blocks
+  Job job{[](void* d, int64_t a, int64_t b) { (*static_cast<std::remove_reference_t<F>*>(d))(a, b); },
+          &body, blocks, {false}};
+  if (threads <= 1 || blocks <= 1 || !parallel_region) { body(int64_t(0), blocks); return; }
+  parallel_region(worker, &job, unsigned(threads), 0);  // always torch's number: another would rebuild its team
+  if (job.failed) throw std::bad_alloc();
+}
+
+}  // namespace
+
+#define GUARDED(call) try { return call; } catch (...) { return 1; }  // 1: no memory

@@ -1,0 +1,117 @@
+"""Which convolutions of a network train faster by Winograd's F(4x4, 3x3) on this machine: each is measured.
+
+Every convolution that the algorithm fits is timed alone, forward and backward, against torch's own, on maps
+of the shape that it meets in the network; layers of the same shape are measured once. What wins depends on
+the channels, the size of the maps and the processor: with matrix units torch's own may win everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from convworks.layers.winograd import suitable, use_winograd
+from convworks.ops.fast_winograd import available
+from convworks.training.loop import Numerics
+from convworks.training.step_timing import ratio
+
+MARGIN = 1.1  # Winograd's must be this much faster for a layer: its numbers are coarser
+SHORTEST = 0.02  # seconds for a shape
+
+
+class Met(NamedTuple):
+    """What a convolution meets in a pass: the shape of its maps, its own, and whether they need a gradient."""
+
+    maps: tuple[int, ...]
+    weight: tuple[int, ...]
+    padding: str
+    bias: bool
+    input_gradient: bool
+
+
+def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, Met]:
+    """Of every convolution that Winograd's algorithm fits and a training pass calls once: what it meets."""
+    found: dict[str, Met] = {}
+    often: set[str] = set()
+    names = suitable(network)
+    modules = dict(network.named_modules())
+
+    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if name in found:
+                often.add(name)
+            assert isinstance(layer, nn.Conv2d)
+            shape, own = tuple(inputs[0].shape), tuple(layer.weight.shape)
+            needs = inputs[0].requires_grad
+            found[name] = Met(shape, own, str(layer.padding), layer.bias is not None, needs)
+
+        return modules[name].register_forward_pre_hook(hook)
+
+    handles = [watch(name) for name in names]
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    try:
+        with torch.random.fork_rng(), numerics.autocast():
+            network.train()(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, value in network.named_buffers():
+            value.copy_(buffers[name])
+    return {name: met for name, met in found.items() if name not in often}
+
+
+def gains(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, float]:
+    """How many times as fast each convolution trains by Winograd's algorithm; x is a batch or a part of one.
+
+    Empty where the kernels or the processor's instructions are missing, or nothing fits. The network is not
+    changed.
+    """
+    if not available() or numerics.precision != "bf16" or numerics.device != "cpu":
+        return {}
+    measured: dict[Met, float] = {}
+    modules = dict(network.named_modules())
+    met = layers_met(network, x, numerics)
+    for name, shape in met.items():
+        if shape not in measured:
+            layer = modules[name]
+            assert isinstance(layer, nn.Conv2d)
+            measured[shape] = _gain(layer, shape, numerics)
+    return {name: measured[shape] for name, shape in met.items()}
+
+
+def _gain(layer: nn.Conv2d, met: Met, numerics: Numerics) -> float:
+    direct = copy.deepcopy(layer).train()
+    other = nn.Sequential(copy.deepcopy(direct))
+    use_winograd(other, ["0"])
+    x = torch.randn(met.maps).to(torch.bfloat16, memory_format=numerics.torch_memory_format)
+    x.requires_grad_(met.input_gradient)
+    return ratio(_timer(direct, x, numerics), _timer(other, x, numerics), seconds=SHORTEST)
+
+
+def _timer(layer: nn.Module, x: Tensor, numerics: Numerics) -> Callable[[], float]:
+    gradient: list[Tensor] = []
+
+    def one_step() -> float:
+        start = time.perf_counter()
+        with numerics.autocast():
+            y = layer(x)
+        if not gradient:
+            gradient.append(torch.randn_like(y))
+        if y.requires_grad:
+            y.backward(gradient[0])
+        taken = time.perf_counter() - start
+        for each in (x, *layer.parameters()):
+            each.grad = None
+        return taken
+
+    return one_step
+
+
+def chosen(found: dict[str, float]) -> tuple[str, ...]:
+    """The layers that win by the margin, in the order of the network."""
+    return tuple(name for name, gain in found.items() if gain >= MARGIN)
