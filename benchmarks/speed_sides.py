@@ -175,12 +175,12 @@ def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def share_of_ceiling(prepared: Any, recipe: Any, network: Any, plan: Any) -> tuple[float, float]:
-    """(share that a step reaches of its convolutions alone, their images a second), taken in turn."""
+    """(share that a step reaches of torch's own convolutions alone, their images a second), taken in turn."""
     from convworks.flows.plan_report import shares_of
 
     shares, _ = shares_of(prepared, recipe, network, plan)
-    assert shares.convolution is not None
-    return shares.of_ceiling, recipe.batch / shares.convolution
+    assert shares.ceiling is not None
+    return shares.of_ceiling, recipe.batch / shares.ceiling
 
 
 # --- streaming -----------------------------------------------------------------------------------------

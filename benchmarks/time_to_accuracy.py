@@ -82,8 +82,8 @@ GOALS = {
     "mnist_committee": Goal(
         "mnist", 99.83, 2400, {**DIGITS, **WARPED, "epochs": 16, "val_fraction": 0.05}, members=8
     ),
-    "cifar_907": Goal("cifar10", 90.7, 300, {**AIRBENCH, "epochs": 6}),
-    "cifar_92": Goal("cifar10", 92.0, 900, {**AIRBENCH, "epochs": 17}),
+    "cifar_907": Goal("cifar10", 90.7, 300, {**AIRBENCH, "epochs": 14}),
+    "cifar_92": Goal("cifar10", 92.0, 900, {**AIRBENCH, "recipe": "airbench2024_95", "epochs": 18}),
 }
 
 

@@ -11,10 +11,11 @@ float32, default memory format, default allocator. convworks: as `convworks trai
 hashing every file counted. Its plan is measured once for a machine and remembered; figures are given with and
 without that first measurement. Neither side's validation is counted.
 
-Besides: the share of the ceiling (the step's own convolutions, forward and backward in the same precision,
-and nothing else, measured in turn with whole steps), the peak memory of training ResNet-18 at 224 px with
-batches of 32, and how much a process grows that trains on images which take eight times the memory that they
-may take. Targets of speed differ: on a processor with AMX those of the table below, elsewhere 1.
+Besides: the share of the ceiling (the step's convolutions, forward and backward in the same precision, as
+torch itself computes them, and nothing else, measured in turn with whole steps; with Winograd's algorithm a
+step can pass it), the peak memory of training ResNet-18 at 224 px with batches of 32, and how much a process
+grows that trains on images which take eight times the memory that they may take. Targets of speed differ: on
+a processor with AMX those of the table below, elsewhere 1.
 
 Needs CONVWORKS_DATA (a folder with mnist/, cifar10-jpeg.zip and caltech10.zip); without it, the built-in
 shapes are used, and cases whose images are missing are left out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_the_tables(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "where the time of a step goes",
         "convolution",
         "everything else",
-        "of that",
+        "torch's own convolutions and nothing else",
+        "of that\n",
         "by size of the batch",
         "steps an epoch",
     ):
@@ -45,9 +47,29 @@ def test_the_document(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run(capsys, "plan", "lenet5_modern", "digits", *QUICK, "--batches", "8", "--json").out)
     assert found["model"] == "lenet5_modern"
     assert [row["batch"] for row in found["batches"]] == [8, 16]
-    assert set(found["seconds"]) == {"data", "step", "convolution", "rest"}
+    assert set(found["seconds"]) == {"data", "step", "convolution", "ceiling", "rest"}
+    assert found["seconds"]["ceiling"] == found["seconds"]["convolution"]
     assert found["plan"]["fused"] is False
+    assert found["plan"]["winograd"] == []
     assert found["share_of_ceiling"] > 0
+
+
+def test_layers_by_winograd_are_named(
+    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plan_report._measured
+
+    def measured(*given: Any) -> plan_report.PlanReport:
+        found = real(*given)
+        shares = replace(found.shares, convolution=0.25, ceiling=2.0, step=1.0)
+        return replace(found, shares=shares, plan=replace(found.plan, winograd=("conv1", "conv2")))
+
+    monkeypatch.setattr(plan_report, "_measured", measured)
+    out = " ".join(run(capsys, "plan", "lenet5_modern", "digits", *QUICK).out.split())
+    assert "cpu (1 thread), Winograd, " in out
+    assert "forward and backward, alone, 2 layers by Winograd's algorithm" in out
+    assert "would train 8 images a second; a step reaches 200% of that, more than 100% where" in out
+    assert "everything else 750.0 ms" in out
 
 
 def test_two_devices_are_compared(

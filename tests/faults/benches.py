@@ -114,6 +114,7 @@ ROUNDED: dict[str, Any] = {
     "precision": "fp32",
     "transfer.quantize": "int8",
     "transfer.unfreeze": 2,
+    "transfer.freeze_after": {"conv2.bias": 2},
     "optimizer.name": "adamw",
     "optimizer.lr": 0.005,
     "optimizer.layer_decay": 0.8,

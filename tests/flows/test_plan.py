@@ -46,12 +46,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Kernels that always win; they lie in a folder of their own."""
+    """Fused kernels that always win, and nothing else does; they lie in a folder of their own."""
     folder = kernels.built()
     monkeypatch.setattr(
         module, "open_kernels", lambda _, compile_: library.open_kernels(folder, compile_=compile_)
     )
     monkeypatch.setattr(planner, "ratio", lambda *a, **k: 1.5)
+    monkeypatch.setattr(planner, "gains", lambda *a: {})
     yield folder
     library.close_kernels()
 
@@ -154,6 +155,7 @@ def test_what_costs_time_in_a_step_has_a_plan_of_its_own(
         ({"epochs": recipe.epochs + 1}, 1),
         ({"regularize": replace(recipe.regularize, noise=0.1)}, 2),
         ({"transfer": replace(recipe.transfer, quantize="int8")}, 3),
+        ({"winograd": "no"}, 4),
     ):
         changed = replace(recipe, **change)  # type: ignore[arg-type]
         net = build_network(changed, 3, prepared.dataset.geometry)
@@ -268,7 +270,9 @@ def test_a_report_of_everything(
     assert found.devices == {"cpu": found.plan.images_per_second}
     assert found.shares.convolution is not None
     assert found.shares.rest >= 0
-    assert found.ceiling == pytest.approx(8 / found.shares.convolution)
+    assert found.shares.ceiling is not None
+    assert found.ceiling == pytest.approx(8 / found.shares.ceiling)
+    assert found.shares.of_ceiling == pytest.approx(found.shares.ceiling / found.shares.step)
     assert any("batches of 16" in line for line in said)
     json.dumps(found.to_dict())
     assert not (tmp_path / "runs").exists()

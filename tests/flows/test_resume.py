@@ -192,6 +192,7 @@ UNSAFE = [
     "accumulate=4",
     "precision=bf16",
     "memory_format=channels_last",
+    "winograd=no",
     "threads=2",
     "keep=last",
     "normalize=none",

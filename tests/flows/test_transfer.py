@@ -243,6 +243,28 @@ def test_staged_unfreezing_says_so_and_ends_in_the_same_bits(tmp_path: Path, dat
         assert fingerprint(tmp_path / str(asked)) == whole, asked
 
 
+def test_a_part_that_rests_stays_as_it_is_and_ends_in_the_same_bits(tmp_path: Path, data: Path) -> None:
+    settings = {
+        **STAGED,
+        "transfer.unfreeze": 0,
+        "transfer.freeze_after": {"stem": 1, "block1.down.norm": 2},
+        "optimizer.name": "nesterov",
+        "keep": "last",
+    }
+    steady = {**settings, "schedule.name": "constant", "schedule.warmup": 0.0, "ema": None}
+    train_all(tmp_path / "short", data, **{**steady, "epochs": 1})
+    train_all(tmp_path / "whole", data, **steady)
+    after, short = (backbone(tmp_path / name / "runs" / "run") for name in ("whole", "short"))
+    assert torch.equal(after["stem.conv.weight"], short["stem.conv.weight"])
+    assert not torch.equal(after["block1.down.conv.weight"], short["block1.down.conv.weight"])
+    train_all(tmp_path / "again", data, **settings)
+    whole = fingerprint(tmp_path / "again")
+    for asked in (2, 5, 8):
+        train_until(tmp_path / str(asked), data, asked, **settings)
+        assert isinstance(resume_all(tmp_path / str(asked))[-1], Finished)
+        assert fingerprint(tmp_path / str(asked)) == whole, asked
+
+
 # --- eight bits ---------------------------------------------------------------------------------------------
 
 ROUNDED: dict[str, Any] = {"model": "fastnet", "size": 16, "transfer.quantize": "int8", "epochs": 2}

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from convworks import models
 from convworks.insight.health import record
-from convworks.layers.fused import FusedBatchNorm2d, FusedReLU, FusedResidual, fuse, is_fused, plain
+from convworks.layers.fused import (
+    FusedBatchNorm2d,
+    FusedGELU,
+    FusedReLU,
+    FusedResidual,
+    fuse,
+    is_fused,
+    plain,
+)
 from convworks.layers.residual import Residual
 from convworks.training.ema import WeightAverage
 from convworks.training.loop import Numerics
@@ -28,6 +36,7 @@ NETWORKS = {
     "bn_inception": (64, None),
     "alexnet": (96, 5),
     "mobilenet_v1_025_128": (64, None),
+    "airbench94": (32, 10),
 }
 
 
@@ -163,8 +172,32 @@ def test_a_container_that_ends_within_a_group_gives_its_own_output() -> None:
     torch.testing.assert_close(seen[0], want)
 
 
+def test_a_gelu_is_done_by_the_batch_norm_unless_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.GELU(), nn.MaxPool2d(2))
+    x = torch.randn(4, 3, 6, 6)
+    normed = nn.BatchNorm2d(3)(x)
+    activated = nn.functional.gelu(normed)
+    assert fuse(net) == 2  # the pooling by itself: a GELU is not monotone
+    assert type(net[1]) is FusedGELU
+    assert net[0].fused_group.layers == (net[0], net[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "gelu", lambda *a, **k: pytest.fail("torch's GELU ran"))
+        torch.testing.assert_close(net(x), nn.functional.max_pool2d(activated, 2))
+    for layer in (0, 1):
+        seen: list[Tensor] = []
+        handle = net[layer].register_forward_hook(lambda *a, seen=seen: seen.append(a[2]))
+        net(x)
+        handle.remove()
+        torch.testing.assert_close(seen[0], (normed, activated)[layer])
+    running = net[0].running_mean[None, :, None, None], net[0].running_var[None, :, None, None]
+    still = nn.functional.gelu((x - running[0]) / (running[1] + 1e-5).sqrt())
+    torch.testing.assert_close(net[:2].eval()(x), still)
+    assert type(plain(net)[1]) is nn.GELU  # type: ignore[index]
+
+
 def test_layers_that_are_used_twice_or_are_others_stay() -> None:
     norm, relu = nn.BatchNorm2d(3), nn.ReLU()
+    twice = nn.GELU()
 
     class Own(nn.BatchNorm2d):
         pass
@@ -173,6 +206,13 @@ def test_layers_that_are_used_twice_or_are_others_stay() -> None:
     assert fuse(nn.Sequential(Own(3), nn.ReLU())) == 0
     assert fuse(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, dilation=2))) == 0
     assert fuse(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1))) == 0
+    assert fuse(nn.Sequential(nn.GELU(), nn.Conv2d(3, 3, 1))) == 0
+    for other in (
+        nn.Sequential(nn.BatchNorm2d(3), nn.GELU("tanh")),
+        nn.Sequential(nn.BatchNorm2d(3), twice, twice),
+    ):
+        assert fuse(other) == 1  # the batch norm alone
+        assert type(other[1]) is nn.GELU
 
 
 def test_evaluation_recalibration_and_the_average_see_an_ordinary_network() -> None:

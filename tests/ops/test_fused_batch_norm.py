@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import ndtr
 from torch import Tensor
 
 from convworks.errors import ConvworksError
-from convworks.ops.fused_batch_norm import Norm, fused_batch_norm, fused_max_pool, fused_norm_relu_pool
+from convworks.ops.fused_batch_norm import (
+    Activation,
+    Norm,
+    fused_batch_norm,
+    fused_max_pool,
+    fused_norm_relu_pool,
+)
 from convworks.ops.native import library
 from tests.ops.native.kernels import loaded
 
@@ -65,7 +73,17 @@ def norm_of(given: dict[str, Tensor], momentum: float = 0.1) -> Norm:
     )
 
 
-def formula(given: dict[str, Tensor], dy: Tensor | None, *, relu: bool, residual: bool) -> dict[str, Tensor]:
+def activated(z: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+    """The activation of z, float64, and its derivative; Phi is scipy's."""
+    if activation == "gelu":
+        below = torch.from_numpy(ndtr(z.detach().numpy()))
+        return z * below, below + z * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return (z.clamp(min=0), (z > 0).double()) if activation == "relu" else (z, torch.ones_like(z))
+
+
+def formula(
+    given: dict[str, Tensor], dy: Tensor | None, *, activation: Activation, residual: bool
+) -> dict[str, Tensor]:
     """Forward and backward in float64, written out; (N, C, H, W) as rows of channels."""
     x, r = given["x"].double(), given["residual"].double()
     gamma, beta = (given[k].double()[None, :, None, None] for k in ("weight", "bias"))
@@ -75,11 +93,12 @@ def formula(given: dict[str, Tensor], dy: Tensor | None, *, relu: bool, residual
     s = (var + 1e-5) ** -0.5
     hat = (x - mu) * s
     z = gamma * hat + beta + (r if residual else 0)
-    found = {"y": z.clamp(min=0) if relu else z}
+    y, slope = activated(z, activation)
+    found = {"y": y}
     found["mean"] = 0.9 * given["mean"].double() + 0.1 * mu.flatten()
     found["var"] = 0.9 * given["var"].double() + 0.1 * var.flatten() * m / (m - 1)
     if dy is not None:
-        g = dy.double() * ((z > 0) if relu else 1)
+        g = dy.double() * slope
         sum_g, sum_gh = g.sum(axes, keepdim=True), (g * hat).sum(axes, keepdim=True)
         found |= {"weight": sum_gh.flatten(), "bias": sum_g.flatten(), "residual": g}
         found["x"] = gamma * s * (g - sum_g / m - hat * sum_gh / m)
@@ -94,19 +113,23 @@ def close(name: str, got: Tensor, want: Tensor, dtype: torch.dtype, slack: float
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("relu", "residual"), [(a, b) for a in (False, True) for b in (False, True)])
+@pytest.mark.parametrize(
+    ("activation", "residual"), [(a, b) for a in ("none", "relu", "gelu") for b in (False, True)]
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_backward_and_running_statistics(
-    shape: tuple[int, ...], relu: bool, residual: bool, dtype: torch.dtype, way: str
+    shape: tuple[int, ...], activation: Activation, residual: bool, dtype: torch.dtype, way: str
 ) -> None:
     given = sample(shape, dtype)
     before = {key: value.clone() for key, value in given.items()}
     leaves = [given[k].requires_grad_() for k in ("x", "weight", "bias", "residual")]
-    y = fused_batch_norm(leaves[0], norm_of(given), relu=relu, residual=leaves[3] if residual else None)
+    added = leaves[3] if residual else None
+    y = fused_batch_norm(leaves[0], norm_of(given), activation=activation, residual=added)
     dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    want = formula(before, dy, relu=relu, residual=residual)
+    want = formula(before, dy, activation=activation, residual=residual)
     assert y.dtype == dtype
-    if dtype == torch.bfloat16 and way == "torch":  # rounds after each operator, so the mask differs near 0
+    by_torch = way == "torch" or (activation == "gelu" and residual)
+    if dtype == torch.bfloat16 and by_torch:  # rounds after each operator, so the mask differs near 0
         close("y", y.detach(), want["y"], dtype, slack=4)
         return
     close("y", y.detach(), want["y"], dtype)
@@ -120,33 +143,75 @@ def test_forward_backward_and_running_statistics(
 
 def test_a_planted_error_is_seen(way: str) -> None:
     given = sample((2, 5, 7, 3), torch.float32)
-    want = formula(given, torch.ones(2, 5, 7, 3), relu=False, residual=False)
+    want = formula(given, torch.ones(2, 5, 7, 3), activation="none", residual=False)
     wrong = {**given, "weight": given["weight"] * torch.tensor([1.0, 1.01, 1, 1, 1])}
     got = fused_batch_norm(given["x"], norm_of(wrong))
     with pytest.raises(AssertionError, match="y: off by"):
         close("y", got, want["y"], torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("channels", [4096, 4095], ids=["vectors", "one by one"])
+def test_gelu_and_its_derivative_over_the_whole_range(channels: int, dtype: torch.dtype, way: str) -> None:
+    """x is +1 and -1, so z is +-gamma without rounding; dbeta is the derivative where dy is 1."""
+    z = torch.linspace(0, 12, channels).to(dtype).float()
+    x = torch.tensor([1.0, -1.0]).to(dtype)[:, None, None, None].expand(2, channels, 1, 1)
+    bias = torch.zeros(channels, requires_grad=True)
+    norm = Norm(weight=z, bias=bias, running_mean=None, running_var=None, momentum=0.0, epsilon=1e-12)
+    y = fused_batch_norm(x, norm, activation="gelu")
+    bound, rounding = (2e-6, 0.0) if dtype == torch.float32 else (2e-4, 2**-8)
+    for place, sign in enumerate((1, -1)):
+        want, slope = activated(sign * z.double(), "gelu")
+        off = (y[place].detach().double().flatten() - want).abs() - rounding * want.abs()
+        assert float(off.max()) <= bound
+        dy = torch.zeros_like(y)
+        dy[place] = 1
+        (dbias,) = torch.autograd.grad(y, bias, dy, retain_graph=True)
+        if way == "torch":  # rounds the derivative to the type of the maps
+            slope = slope.to(dtype).double()
+        assert float((dbias.double() - slope).abs().max()) <= bound + (rounding if way == "torch" else 0)
+
+
+def test_gradients_of_gelu_are_the_slopes_of_its_outputs() -> None:
+    """Central differences of the forward pass alone, along a random direction of each input."""
+    given = sample((3, 17, 5, 4), torch.float32)
+    draws = torch.Generator().manual_seed(3)
+    dy = torch.randn(3, 17, 5, 4, generator=draws)
+    leaves = {name: given[name].clone().requires_grad_() for name in ("x", "weight", "bias")}
+
+    def outputs(values: dict[str, Tensor]) -> Tensor:
+        norm = norm_of({**given, **values, "mean": torch.zeros(17), "var": torch.ones(17)})
+        return fused_batch_norm(values["x"], norm, activation="gelu")
+
+    gradients = torch.autograd.grad(outputs(leaves), list(leaves.values()), dy)
+    for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+        along = torch.randn(leaf.shape, generator=draws)
+        step = 0.01
+        ends = [outputs({**leaves, name: leaf + sign * step * along}).detach().double() for sign in (1, -1)]
+        slope = float(((ends[0] - ends[1]) * dy).sum()) / (2 * step)
+        assert slope == pytest.approx(float((gradient.double() * along).sum()), rel=2e-3, abs=2e-3), name
+
+
 def test_parameters_and_running_statistics_may_be_missing() -> None:
     given = sample((2, 5, 7, 3), torch.float32)
     bare = Norm(weight=None, bias=None, running_mean=None, running_var=None, momentum=0.0, epsilon=1e-5)
     x = given["x"].requires_grad_()
-    y = fused_batch_norm(x, bare, relu=True)
+    y = fused_batch_norm(x, bare, activation="relu")
     dy = torch.randn(y.shape)
     plain = {**given, "x": x.detach(), "weight": torch.ones(5), "bias": torch.zeros(5)}
-    want = formula(plain, dy, relu=True, residual=False)
+    want = formula(plain, dy, activation="relu", residual=False)
     close("y", y.detach(), want["y"], torch.float32)
     close("x", torch.autograd.grad(y, x, dy)[0], want["x"], torch.float32)
 
 
 def test_any_layout_of_the_input_and_of_the_gradient() -> None:
     given = sample((2, 6, 5, 4), torch.float32)
-    want = formula(given, torch.ones(2, 6, 5, 4), relu=True, residual=True)
+    want = formula(given, torch.ones(2, 6, 5, 4), activation="relu", residual=True)
     wide = torch.zeros(2, 12, 5, 8)
     wide[:, ::2, :, ::2] = given["x"]
     for x in (given["x"].contiguous(), wide[:, ::2, :, ::2]):
         x = x.detach().requires_grad_()
-        y = fused_batch_norm(x, norm_of(given), relu=True, residual=given["residual"].contiguous())
+        y = fused_batch_norm(x, norm_of(given), activation="relu", residual=given["residual"].contiguous())
         close("y", y.detach(), want["y"], torch.float32)
         one = torch.ones(()).expand(y.shape)  # what a mean sends back: no strides at all
         close("x", torch.autograd.grad(y, x, one)[0], want["x"], torch.float32)
@@ -156,7 +221,7 @@ def test_a_large_mean_cancels_nothing() -> None:
     given = sample((8, 16, 8, 8), torch.float32)
     given["x"] = given["x"] * 0.01 + 1000
     y = fused_batch_norm(given["x"], norm_of(given))
-    want = formula(given, None, relu=False, residual=False)
+    want = formula(given, None, activation="none", residual=False)
     assert (
         float((y.double() - want["y"]).abs().max()) < 0.05
     )  # the mean of 1000 is known to 6e-5, the spread is 0.02
@@ -170,12 +235,14 @@ def test_one_value_of_a_channel_has_no_variance() -> None:
         fused_batch_norm(given["x"][0], norm_of(given))
 
 
-def test_nan_stays_and_is_not_hidden_by_the_relu() -> None:
-    given = sample((2, 16, 4, 4), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_nan_stays_and_is_not_hidden_by_the_activation(dtype: torch.dtype) -> None:
+    given = sample((2, 16, 4, 4), dtype)
     given["x"][0, 3, 1, 1] = float("nan")
-    y = fused_batch_norm(given["x"], norm_of(given), relu=True)
-    assert bool(y[:, 3].isnan().all())
-    assert not bool(y[:, :3].isnan().any())
+    for activation in ("relu", "gelu"):
+        y = fused_batch_norm(given["x"], norm_of(given), activation=activation)
+        assert bool(y[:, 3].isnan().all())
+        assert not bool(y[:, :3].isnan().any())
     assert bool(fused_max_pool(given["x"], WINDOW, relu=True)[0, 3].isnan().any())
 
 
@@ -190,9 +257,12 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int, way: str)
     def run() -> list[Tensor]:
         x, w = given["x"].clone().requires_grad_(), given["weight"].clone().requires_grad_()
         norm = norm_of({**given, "weight": w, "mean": given["mean"].clone(), "var": given["var"].clone()})
-        y = fused_batch_norm(x, norm, relu=True)
         pooled = fused_norm_relu_pool(x, norm, WINDOW)
-        return [y, pooled, *torch.autograd.grad(y, [x, w], dy), *torch.autograd.grad(pooled.sum(), [x, w])]
+        found = [pooled, *torch.autograd.grad(pooled.sum(), [x, w])]
+        for activation in ("relu", "gelu"):
+            y = fused_batch_norm(x, norm, activation=activation)
+            found += [y, *torch.autograd.grad(y, [x, w], dy)]
+        return found
 
     try:
         torch.set_num_threads(1)
@@ -257,12 +327,12 @@ def test_norm_relu_and_pooling_together(channels: int, dtype: torch.dtype, way: 
     leaves = [given[k].requires_grad_() for k in ("x", "weight", "bias")]
     y = fused_norm_relu_pool(given["x"], norm_of(given), WINDOW)
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
-    inner = formula(before, None, relu=True, residual=False)
+    inner = formula(before, None, activation="relu", residual=False)
     want, dz = pool_by_loops(inner["y"], dy.double(), WINDOW)
     close("y", y.detach(), want, dtype)
     if dtype == torch.bfloat16 and way == "torch":
         return  # torch rounds before it pools, so that ties fall otherwise
-    target = formula(before, dz, relu=True, residual=False)
+    target = formula(before, dz, activation="relu", residual=False)
     gradients = torch.autograd.grad(y, leaves, dy)
     for name, gradient in zip(("x", "weight", "bias"), gradients, strict=True):
         close(name, gradient, target[name], dtype)

@@ -28,4 +28,16 @@ AIRBENCH94 = Network(
         "output": Layer((10,), 2_560, 2_560),
     },
 )
-NETWORKS = {"airbench94": AIRBENCH94}
+AIRBENCH95 = Network(
+    input_shape=(3, 32, 32),
+    parameters=4_604_440,  # that are trained; with 288 fixed filters and 1,792 fixed scales 4,606,520
+    stages={
+        "whiten": conv(3, 2, 24, 31, 31)._replace(parameters=24),
+        "block1": block(24, 128, 31),
+        "block2": block(128, 384, 15),
+        "block3": block(384, 384, 7),
+        "pool": Layer((384,), 0, 0),
+        "output": Layer((10,), 3_840, 3_840),
+    },
+)
+NETWORKS = {"airbench94": AIRBENCH94, "airbench95": AIRBENCH95}

@@ -143,6 +143,13 @@ def test_the_plan_and_its_reasons(run: Path) -> None:
     assert (odd.rows, odd.reasons, odd.measured) == ([("a", "not set")], [], [])
 
 
+def test_layers_that_train_by_winograd_are_named() -> None:
+    for layers, text in (([], "no layer"), (["a"], "1 layer: a"), (["a.0", "b"], "2 layers: a.0, b")):
+        table = plan_table({"fused": True, "winograd": layers})
+        assert table is not None
+        assert table.rows == [("fused", "true"), ("winograd", text)]
+
+
 def test_facts_identify_the_run(run: Path) -> None:
     found = dict(facts(read_run(run)))
     assert found["seed"] == "0"

@@ -19,6 +19,7 @@ from convworks.training.transfer import (
     learning_stages,
     lr_scales,
     require_in_a_row,
+    resting_after,
     stages,
 )
 
@@ -192,3 +193,32 @@ def test_what_a_network_keeps_fixed_stays_fixed_while_stages_thaw() -> None:
         staged.begin_epoch(epoch)
         assert all(not p.requires_grad for name, p in network.named_parameters() if name in fixed)
     assert {name for name, p in network.named_parameters() if not p.requires_grad} == fixed
+
+
+def test_parts_rest_after_their_epochs_and_what_came_before_goes_on() -> None:
+    net, seen = network(), list[int]()
+    begin = resting_after(net, {"conv1.conv.weight": 1, "conv1.norm": 2}, seen.append)
+    assert begin is not None
+    resting: list[set[str]] = []
+    for epoch in range(3):
+        net.get_parameter("conv1.conv.weight").grad = torch.ones(4, 1, 3, 3)
+        begin(epoch)
+        resting.append({name for name, p in net.named_parameters() if not p.requires_grad})
+    assert resting == [
+        set(),
+        {"conv1.conv.weight"},
+        {"conv1.conv.weight", "conv1.norm.weight", "conv1.norm.bias"},
+    ]
+    assert net.get_parameter("conv1.conv.weight").grad is None
+    assert seen == [0, 1, 2]
+    assert resting_after(net, {}) is None
+    assert resting_after(net, {}, begin) is begin
+
+
+def test_parts_that_cannot_rest() -> None:
+    with pytest.raises(ConvworksError, match="no part of the network called 'conv9'") as caught:
+        resting_after(network(), {"conv9": 1})
+    assert caught.value.code == "U101"
+    with pytest.raises(ConvworksError, match="no parameter would learn after epoch 4") as caught:
+        resting_after(network(), dict.fromkeys(stages(network()), 4))
+    assert caught.value.code == "U231"

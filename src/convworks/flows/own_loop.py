@@ -35,7 +35,7 @@ from convworks.training.ema import WeightAverage
 from convworks.training.loop import Numerics, Position, Step, train_epoch
 from convworks.training.loss import targets
 from convworks.training.schedule import Plateau
-from convworks.training.transfer import StagedUnfreezing, fixed_parameters
+from convworks.training.transfer import StagedUnfreezing, fixed_parameters, resting_after
 
 
 class _Part(TorchDataset[tuple[Tensor, int]]):
@@ -225,6 +225,7 @@ class _Fitting:
         average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
         every = recipe.transfer.unfreeze
         thaw = StagedUnfreezing(network, every=every, fixed=fixed_parameters(network)) if every else None
+        begin = resting_after(network, recipe.transfer.freeze_after, thaw and thaw.begin_epoch)
         schedule, judged = schedule_for(recipe, loader.steps), self._judged
         while position.epoch < recipe.epochs and not self._waited_enough:
             drop = self.plateau.multiplier
@@ -237,7 +238,7 @@ class _Fitting:
                 settings=settings,
                 numerics=self.numerics,
                 average=average,
-                before_epoch=None if thaw is None else thaw.begin_epoch,
+                before_epoch=begin,
             )
             if judged:
                 self._end_epoch(average)

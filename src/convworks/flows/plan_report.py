@@ -39,6 +39,7 @@ from convworks.recipes.resolve import Resolved
 from convworks.training.ceiling import convolutions_alone
 from convworks.training.planner import Plan, choose_device
 from convworks.training.step_timing import Candidate, Trainee
+from convworks.training.winograd_choice import layers_alone
 
 SECONDS = 3.0  # of steps for the shares; as many again for the batches
 STEPS = 3  # of anything, at the least
@@ -52,6 +53,7 @@ class Shares:
     data: float  # reading, augmenting and normalising a batch on one thread
     step: float  # the whole step, without data
     convolution: float | None  # the step's convolutions alone; None for a network without
+    ceiling: float | None  # the same convolutions, all of them torch's own, in the same precision
 
     @property
     def rest(self) -> float:
@@ -60,8 +62,11 @@ class Shares:
 
     @property
     def of_ceiling(self) -> float | None:
-        """The step's speed as a share of what its convolutions alone would reach."""
-        return None if self.convolution is None else self.convolution / self.step
+        """The step's speed as a share of what torch's own convolutions alone would reach.
+
+        Above 1 where Winograd's algorithm saves more than everything else takes.
+        """
+        return None if self.ceiling is None else self.ceiling / self.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +93,8 @@ class PlanReport:
 
     @property
     def ceiling(self) -> float | None:
-        """Images a second of the convolutions alone."""
-        seconds = self.shares.convolution
+        """Images a second of the step's convolutions alone, as torch computes them."""
+        seconds = self.shares.ceiling
         return None if seconds is None else self.recipe.batch / seconds
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,27 +247,41 @@ def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan
         data.append(time.perf_counter() - start)
         start = time.perf_counter()
     trainee, candidate = _trainee(prepared, recipe, network, plan, batch)
-    alone = convolutions_alone(trainee.timer(replace(candidate, winograd=())))  # torch's own
     step = trainee.timer(candidate)
+    ceiling = convolutions_alone(trainee.timer(replace(candidate, winograd=())))  # all of them torch's own
+    own = _with_winograd(trainee, candidate, step) if candidate.winograd else None
     held = _Held()
     step()
     with torch.autograd.graph.saved_tensors_hooks(held.see, lambda x: x):
         step()
     steps: list[float] = []
     convolutions: list[float] = []
+    torchs: list[float] = []
     begun = time.perf_counter()
     while len(steps) < STEPS or time.perf_counter() - begun < SECONDS:
         steps.append(step())
-        if alone is not None:
-            convolutions.append(alone())
+        if ceiling is not None:
+            torchs.append(ceiling())
+        if own is not None:
+            convolutions.append(own())
         if time.perf_counter() - begun > 10 * SECONDS:
             break
+    alone = statistics.median(torchs) if torchs else None
     found = Shares(
         data=statistics.median(data),
         step=statistics.median(steps),
-        convolution=statistics.median(convolutions) if convolutions else None,
+        convolution=statistics.median(convolutions) if convolutions else alone,
+        ceiling=alone,
     )
     return found, 2 * held.bytes / len(batch.y)  # gradients of the same size come beside them
+
+
+def _with_winograd(trainee: Trainee, candidate: Candidate, step: Callable[[], float]) -> Callable[[], float]:
+    """A function that makes the convolutions of a step alone, as the plan does, and returns their seconds."""
+    rest = convolutions_alone(step)  # torch's that remain
+    network, x = trainee.of_layers(candidate)
+    chosen = layers_alone(network, candidate.winograd, x, candidate.numerics)
+    return lambda: (rest() if rest is not None else 0.0) + trainee.passes * chosen()
 
 
 class _Held:

@@ -37,7 +37,9 @@ from convworks.training.allocator import keep_pages
 from convworks.training.checkpoint import Checkpoint, checkpoint_steps, newest_valid
 from convworks.training.planner import Plan, choose_device, plan_from_dict
 
-PLAN_KEYS = frozenset({"device", "precision", "memory_format", "threads", "batch", "accumulate", "model"})
+PLAN_KEYS = frozenset(
+    {"device", "precision", "memory_format", "winograd", "threads", "batch", "accumulate", "model"}
+)
 
 
 def never() -> bool:

@@ -37,6 +37,7 @@ from convworks.training.transfer import (
     head_names,
     head_of,
     learning_stages,
+    resting_after,
     stages,
 )
 
@@ -113,7 +114,8 @@ def new_session(
         unfreezing = StagedUnfreezing(
             network, every=recipe.transfer.unfreeze, fixed=fixed_parameters(network)
         )
-    given: dict[str, Any] = {"manifest": manifest, "before_epoch": unfreezing and unfreezing.begin_epoch}
+    begin = resting_after(network, recipe.transfer.freeze_after, unfreezing and unfreezing.begin_epoch)
+    given: dict[str, Any] = {"manifest": manifest, "before_epoch": begin}
     if recipe.transfer.quantize == "int8":
         return QuantizedSession(run, recipe, prepared, network, plan, **given).attach()
     return Session(run, recipe, prepared, network, plan, **given)
@@ -189,6 +191,7 @@ def _frozen(
         trainee=head_of(network),
         loader=training,
         validation=loader(val, shuffle=False),
+        before_epoch=resting_after(network, recipe.transfer.freeze_after),
     )
 
 

@@ -18,7 +18,7 @@ def arrange(network: nn.Module, *, fused: bool, winograd: Collection[str] = ()) 
 
     Returns the same network. Whatever it was before, it is so afterwards.
     """
-    plain(network)
+    as_torch(network)
     if fused:
         fuse(network)
     use_winograd(network, winograd)
@@ -27,4 +27,4 @@ def arrange(network: nn.Module, *, fused: bool, winograd: Collection[str] = ()) 
 
 def as_torch(network: nn.Module) -> nn.Module:
     """The same network with torch's own operators everywhere, in place."""
-    return without_winograd(plain(network))
+    return plain(without_winograd(network))

@@ -1,4 +1,4 @@
-"""A network whose batch norms, ReLUs, residual additions and max poolings are computed together in training.
+"""A network whose batch norms, ReLUs, GELUs, additions and max poolings are computed together in training.
 
 `fuse(network)` changes the classes of the layers in place, `plain(network)` changes them back. Nothing else
 changes: not the names, the parameters, the state_dict, the hooks, nor the outputs beyond rounding. A group of
@@ -6,7 +6,8 @@ layers works together only in training and only while none of them has a hook, b
 what each layer gives; otherwise each does its own part as torch does it.
 
 Within a group the last layer does the work and those before it pass their input on: with batch norm, ReLU,
-max pooling it is the pooling, in a residual unit it is the unit, else the batch norm, whose ReLU passes.
+max pooling it is the pooling, in a residual unit it is the unit, else the batch norm, whose ReLU or GELU
+passes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 
 from convworks.layers.normalization import LocalResponseNorm
 from convworks.layers.residual import Fit, Residual
-from convworks.ops.fused_batch_norm import Norm, fused_batch_norm, fused_max_pool, fused_norm_relu_pool
+from convworks.ops.fused_batch_norm import (
+    Activation,
+    Norm,
+    fused_batch_norm,
+    fused_max_pool,
+    fused_norm_relu_pool,
+)
 from convworks.ops.fused_response_norm import fused_response_norm
 from convworks.ops.native.library import Window
 
@@ -30,10 +37,11 @@ _GROUP = "fused_group"  # the attribute of a fused layer; no part of the state_d
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Group:
-    """Layers that are computed together: batch norm, then either a ReLU and a pooling, or a residual unit."""
+    """Layers that are computed together: batch norm, then ReLU and pooling, GELU, or a residual unit."""
 
     norm: nn.BatchNorm2d | None = None
     relu: nn.ReLU | None = None
+    gelu: nn.GELU | None = None
     pool: nn.MaxPool2d | None = None
     unit: Residual | None = None
     response: LocalResponseNorm | None = None
@@ -42,8 +50,15 @@ class Group:
     @property
     def layers(self) -> tuple[nn.Module, ...]:
         """Those that are fused."""
-        every = (self.norm, self.relu, self.pool, self.unit, self.response)
+        every = (self.norm, self.relu, self.gelu, self.pool, self.unit, self.response)
         return tuple(each for each in every if each is not None)
+
+    @property
+    def activation(self) -> Activation:
+        """Behind the batch norm."""
+        if self.relu is not None:
+            return "relu"
+        return "none" if self.gelu is None else "gelu"
 
     def together(self) -> bool:
         """Whether this pass is fused: in training, and nobody looks at what is inside."""
@@ -51,10 +66,10 @@ class Group:
             return False
         if not all(each.training for each in self.layers):
             return False
-        return not any(_hooked(each) for each in (*self.layers, *self.around))
+        return not any(hooked(each) for each in (*self.layers, *self.around))
 
 
-def _hooked(layer: nn.Module) -> bool:
+def hooked(layer: nn.Module) -> bool:
     return bool(
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     )
@@ -65,8 +80,18 @@ def _group(layer: nn.Module) -> Group:
     return group
 
 
+def is_grouped(layer: nn.Module) -> bool:
+    """Whether a layer belongs to a group."""
+    return _GROUP in layer.__dict__
+
+
+def pools_alone(layer: nn.Module) -> bool:
+    """Whether a pooling does the work of no other layer, fused or not."""
+    return not is_grouped(layer) or len(_group(layer).layers) == 1
+
+
 class FusedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that also does the ReLU behind it, or leaves its work to the pooling or unit behind it."""
+    """A batch norm that also does the ReLU or GELU behind it, or leaves its work to the pooling or unit."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same. Raises BadArgument in training for one value of each channel."""
@@ -75,11 +100,18 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if group.pool is not None or group.unit is not None:
             return x
-        return fused_batch_norm(x, moving(self), relu=group.relu is not None)
+        return fused_batch_norm(x, moving(self), activation=group.activation)
 
 
 class FusedReLU(nn.ReLU):
     """A ReLU that a batch norm before it or a pooling beside it has done or will do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if _group(self).together() else super().forward(x)
+
+
+class FusedGELU(nn.GELU):
+    """A GELU that a batch norm before it has done."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if _group(self).together() else super().forward(x)
@@ -128,12 +160,13 @@ class FusedResidual(Residual):
         y = self.branch(x)  # up to the input of the last batch norm
         same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
         assert group.norm is not None
-        return fused_batch_norm(y, moving(group.norm), relu=group.relu is not None, residual=same)
+        return fused_batch_norm(y, moving(group.norm), activation=group.activation, residual=same)
 
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: FusedBatchNorm2d,
     nn.ReLU: FusedReLU,
+    nn.GELU: FusedGELU,
     nn.MaxPool2d: FusedMaxPool2d,
     Residual: FusedResidual,
     LocalResponseNorm: FusedLocalResponseNorm,
@@ -173,12 +206,13 @@ def fuse(network: nn.Module) -> int:
 
     Layers that stand in `nn.Sequential`s one behind the other are found, also across the borders of such that
     lie in each other, and the batch norm at the end of the branch of a `Residual`. A layer with two names, a
-    subclass of torch's own, a pooling with dilation, rounded-up size or indices stays as it is.
+    subclass of torch's own, a GELU by tanh, a pooling with dilation, rounded-up size or indices stays as it
+    is.
     """
-    shared = _shared(network)
+    shared = shared_layers(network)
     groups = list(_units(network, shared))
     taken = {id(each) for group in groups for each in group.layers}
-    for row in _rows(network):
+    for row in rows(network):
         groups += _in_a_row(row, shared | taken)
     for group in groups:
         for layer in group.layers:
@@ -202,7 +236,7 @@ def is_fused(network: nn.Module) -> bool:
     return any(type(layer) in _PLAIN for layer in network.modules())
 
 
-def _shared(network: nn.Module) -> set[int]:
+def shared_layers(network: nn.Module) -> set[int]:
     """Layers under more than one name: they are called from more than one place."""
     counts = Counter(id(each) for _, each in network.named_modules(remove_duplicate=False))
     return {key for key, count in counts.items() if count > 1}
@@ -222,14 +256,14 @@ def _units(network: nn.Module, shared: set[int]) -> Iterator[Group]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class Place:
     """A layer in a row, and the Sequentials that it is in, from the outermost."""
 
     layer: nn.Module
     inside: tuple[nn.Module, ...]
 
 
-def _rows(network: nn.Module) -> Iterator[list[_Place]]:
+def rows(network: nn.Module) -> Iterator[list[Place]]:
     """The layers of every Sequential that lies in no other."""
     inner = {id(child) for each in network.modules() if type(each) is nn.Sequential for child in each}
     for each in network.modules():
@@ -237,21 +271,22 @@ def _rows(network: nn.Module) -> Iterator[list[_Place]]:
             yield list(_flat(each))
 
 
-def _flat(module: nn.Module, inside: tuple[nn.Module, ...] = ()) -> Iterator[_Place]:
+def _flat(module: nn.Module, inside: tuple[nn.Module, ...] = ()) -> Iterator[Place]:
     if type(module) is nn.Sequential:
         for child in module:
             yield from _flat(child, (*inside, module))
     else:
-        yield _Place(module, inside)
+        yield Place(module, inside)
 
 
-def _in_a_row(row: list[_Place], taken: set[int]) -> Iterator[Group]:
+def _in_a_row(row: list[Place], taken: set[int]) -> Iterator[Group]:
     """The groups among layers that follow each other; those in `taken` stay as they are."""
     at = 0
     while at < len(row):
         first, second, third = (*[each.layer for each in row[at : at + 3]], None, None)[:3]
         norm, pool = _free(first, nn.BatchNorm2d, taken), _pooling(first, taken)
         relu = _free(second if norm or pool else first, nn.ReLU, taken)
+        gelu = _exact(second, taken) if norm else None
         if norm and relu:
             pool = _pooling(third, taken)
         elif relu and not pool:
@@ -259,17 +294,17 @@ def _in_a_row(row: list[_Place], taken: set[int]) -> Iterator[Group]:
         response = _free(second if relu else first, LocalResponseNorm, taken)
         if response and not (norm or pool):
             size = 1 + (relu is not None)
-            yield Group(relu=relu, response=response, around=_partly(row[at : at + size]))
+            yield Group(relu=relu, response=response, around=partly(row[at : at + size]))
             at += size
         elif norm or pool:
-            size = sum(each is not None for each in (norm, relu, pool))
-            yield Group(norm=norm, relu=relu, pool=pool, around=_partly(row[at : at + size]))
+            size = sum(each is not None for each in (norm, relu, gelu, pool))
+            yield Group(norm=norm, relu=relu, gelu=gelu, pool=pool, around=partly(row[at : at + size]))
             at += size
         else:
             at += 1
 
 
-def _partly(places: list[_Place]) -> tuple[nn.Module, ...]:
+def partly(places: list[Place]) -> tuple[nn.Module, ...]:
     """The Sequentials that hold some of the layers and not all."""
     held = Counter(each for place in places for each in place.inside)
     return tuple(each for each, count in held.items() if count < len(places))
@@ -277,6 +312,12 @@ def _partly(places: list[_Place]) -> tuple[nn.Module, ...]:
 
 def _free(layer: nn.Module | None, kind: type[M], taken: set[int]) -> M | None:
     return layer if type(layer) is kind and id(layer) not in taken else None
+
+
+def _exact(layer: nn.Module | None, taken: set[int]) -> nn.GELU | None:
+    """A GELU by the normal distribution itself, not by tanh."""
+    gelu = _free(layer, nn.GELU, taken)
+    return gelu if gelu is not None and gelu.approximate == "none" else None
 
 
 def _pooling(layer: nn.Module | None, taken: set[int]) -> nn.MaxPool2d | None:

@@ -2,31 +2,83 @@
 
 `use_winograd(network, names)` changes the classes of these layers in place, `without_winograd(network)`
 changes them back. Nothing else changes: not the names, the parameters, the state_dict nor the hooks. Outside
-training, and wherever the maps are not bfloat16, the layer computes as torch does.
+training, and wherever the maps are not bfloat16, the layer computes as torch does. A 2x2 max pooling right
+behind such a convolution is done with it, and the larger maps are never written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from convworks.ops.fast_winograd import applies, winograd_convolution
+from convworks.layers.fused import (
+    FusedMaxPool2d,
+    hooked,
+    is_grouped,
+    partly,
+    pools_alone,
+    rows,
+    shared_layers,
+    window_of,
+)
+from convworks.ops.fast_winograd import (
+    applies,
+    output_size,
+    winograd_convolution,
+    winograd_convolution_pool,
+)
+
+_PAIR = "winograd_pair"  # the attribute of the layers of a pair; no part of the state_dict
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """A convolution and the 2x2 max pooling of stride 2 right behind it, which are computed together."""
+
+    convolution: nn.Conv2d
+    pool: nn.MaxPool2d
+    around: tuple[nn.Module, ...]  # what gives a value from between the two
+    pooled: bool = False  # whether this pass's convolution has done the pooling
+
+    def together(self) -> bool:
+        """Whether nobody looks at what is between them."""
+        return not any(hooked(each) for each in (self.convolution, self.pool, *self.around))
 
 
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 that trains by Winograd's F(4x4, 3x3) under bfloat16's autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, O, H + 2 padding - 2, W + 2 padding - 2)."""
-        padding = padding_of(self)
+        """(N, C, H, W) -> (N, O, H + 2 padding - 2, W + 2 padding - 2), or half of that for a `Pair`."""
+        padding, pair = padding_of(self), self.__dict__.get(_PAIR)
         if self.training and padding is not None and torch.is_autocast_enabled("cpu"):
             half = x.to(torch.get_autocast_dtype("cpu"))
             if applies(half, self.weight, padding):
                 with torch.autocast("cpu", enabled=False):
+                    if pair is not None and pair.together() and min(output_size(half, padding)) > 1:
+                        pair.pooled = True
+                        return winograd_convolution_pool(half, self.weight, self.bias, padding=padding)
                     return winograd_convolution(half, self.weight, self.bias, padding=padding)
         return super().forward(x)
+
+
+class PooledBefore(FusedMaxPool2d):
+    """A max pooling that the convolution before it has done, where it could."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H // 2, W // 2), or x as it is where it is pooled already."""
+        pair: Pair = self.__dict__[_PAIR]
+        if pair.pooled:
+            pair.pooled = False
+            return x
+        if is_grouped(self):
+            return super().forward(x)
+        y: Tensor = nn.MaxPool2d.forward(self, x)
+        return y
 
 
 def padding_of(layer: nn.Conv2d) -> int | None:
@@ -50,11 +102,18 @@ def suitable(network: nn.Module) -> list[str]:
 
 
 def use_winograd(network: nn.Module, names: Collection[str]) -> None:
-    """Let the layers of these names train by Winograd's algorithm, and no others, in place."""
+    """Let the layers of these names train by Winograd's algorithm, and no others, in place.
+
+    A 2x2 max pooling of stride 2 right behind one in an `nn.Sequential` is computed together with it.
+    """
     without_winograd(network)
     for name, layer in network.named_modules():
         if name in names and type(layer) is nn.Conv2d:
             layer.__class__ = WinogradConv2d
+    for pair in list(_pairs(network)):
+        pair.pool.__class__ = PooledBefore
+        for layer in (pair.convolution, pair.pool):
+            layer.__dict__[_PAIR] = pair
 
 
 def without_winograd(network: nn.Module) -> nn.Module:
@@ -62,4 +121,27 @@ def without_winograd(network: nn.Module) -> nn.Module:
     for layer in network.modules():
         if type(layer) is WinogradConv2d:
             layer.__class__ = nn.Conv2d
+        elif type(layer) is PooledBefore:
+            layer.__class__ = FusedMaxPool2d if is_grouped(layer) else nn.MaxPool2d
+        layer.__dict__.pop(_PAIR, None)
     return network
+
+
+def _pairs(network: nn.Module) -> Iterator[Pair]:
+    shared = shared_layers(network)
+    for row in rows(network):
+        for first, second in pairwise(row):
+            conv, pool = first.layer, second.layer
+            if type(conv) is not WinogradConv2d or not _halves(pool) or {id(conv), id(pool)} & shared:
+                continue
+            assert isinstance(pool, nn.MaxPool2d)
+            yield Pair(conv, pool, partly([first, second]))
+
+
+def _halves(pool: nn.Module) -> bool:
+    """Whether it is a 2x2 max pooling of stride 2 that does nothing else."""
+    if type(pool) not in (nn.MaxPool2d, FusedMaxPool2d) or not pools_alone(pool):
+        return False
+    assert isinstance(pool, nn.MaxPool2d)
+    odd = pool.ceil_mode or pool.return_indices or pool.dilation not in (1, (1, 1))
+    return not odd and window_of(pool) == ((2, 2), (2, 2), (0, 0))

@@ -8,6 +8,7 @@ from collections.abc import Callable as _Callable
 from torch import nn as _nn
 
 from convworks.models.airbench import airbench94 as airbench94
+from convworks.models.airbench import airbench95 as airbench95
 from convworks.models.alexnet import alexnet_torchvision as alexnet_torchvision
 from convworks.models.bn_inception import bn_inception as bn_inception
 from convworks.models.builder import network_from_line as network_from_line

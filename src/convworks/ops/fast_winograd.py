@@ -59,13 +59,25 @@ def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, padd
     return y
 
 
+def winograd_convolution_pool(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int) -> Tensor:
+    """(N, O, H' // 2, W' // 2): the 2x2 maximum of `winograd_convolution`, which is never in memory.
+
+    The first of equal values in a window gets the gradient. H' and W' are 2 at the least.
+    """
+    y: Tensor = _WinogradPool.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call]
+    return y
+
+
 class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         x = _packed(x)
         ctx.padding = padding
         ctx.save_for_backward(x, weight)
-        return _convolve(x, weight, bias, padding, flip=False)
+        y = _maps(x, weight.shape[0], output_size(x, padding))
+        kernels = library.winograd_kernels(weight, flip=False)
+        library.winograd_convolution(x, kernels, bias, y, padding=padding)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -74,7 +86,9 @@ class _Winograd(torch.autograd.Function):
         dy = _packed(dy)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = _convolve(dy, weight, None, TAPS - 1 - ctx.padding, flip=True)
+            dx = torch.empty_like(x)
+            kernels = library.winograd_kernels(weight, flip=True)
+            library.winograd_convolution(dy, kernels, None, dx, padding=TAPS - 1 - ctx.padding)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
             library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding)
@@ -83,15 +97,47 @@ class _Winograd(torch.autograd.Function):
         return dx, dw, db, None
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, *, flip: bool) -> Tensor:
+class _WinogradPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        x = _packed(x)
+        height, width = output_size(x, padding)
+        y = _maps(x, weight.shape[0], (height // 2, width // 2))
+        place = torch.empty_like(y, dtype=torch.uint8)
+        kernels = library.winograd_kernels(weight, flip=False)
+        library.winograd_convolution(x, kernels, bias, y, padding=padding, place=place)
+        ctx.padding = padding
+        ctx.save_for_backward(x, weight, place)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, place = ctx.saved_tensors
+        dy = _packed(dy)
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.empty_like(x)
+            kernels, size = library.winograd_kernels(weight, flip=True), output_size(x, ctx.padding)
+            before = TAPS - 1 - ctx.padding
+            library.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
+        if ctx.needs_input_grad[1]:
+            dw = torch.empty_like(weight)
+            library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
+        if ctx.needs_input_grad[2]:
+            db = dy.sum((0, 2, 3), dtype=torch.float32)
+        return dx, dw, db, None
+
+
+def output_size(x: Tensor, padding: int) -> tuple[int, int]:
+    """Height and width of the convolution's output."""
     height, width = (size + 2 * padding - TAPS + 1 for size in x.shape[2:])
-    y = torch.empty(
-        (x.shape[0], weight.shape[int(flip)], height, width),
-        dtype=torch.bfloat16,
-        memory_format=torch.channels_last,
-    )
-    library.winograd_convolution(x, library.winograd_kernels(weight, flip=flip), bias, y, padding=padding)
-    return y
+    return height, width
+
+
+def _maps(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    shape = (x.shape[0], channels, *size)
+    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
 
 
 def _packed(x: Tensor) -> Tensor:

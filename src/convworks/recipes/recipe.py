@@ -161,13 +161,16 @@ class RegularizeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSpec:
-    """What happens to weights that the run did not begin at random."""
+    """Which weights learn, and when."""
 
     freeze: Literal["none", "backbone"] = option(
         "none", "backbone: only the last stage learns, on features that are computed once."
     )
     unfreeze: Annotated[int, Ge(0)] = option(
         0, "Staged unfreezing: one stage more, from the end, after every so many epochs; 0: off."
+    )
+    freeze_after: Mapping[str, Annotated[int, Ge(1)]] = option(
+        {}, "Epochs after which parts of the network stop learning, by name, for example conv1 = 3."
     )
     quantize: Literal["none", "int8"] = option(
         "none", "int8: weights and activations rounded to 8 bits in training (fake quantisation)."

@@ -31,7 +31,7 @@ def _keys_of(kind: type, cls: type = Recipe, prefix: str = "") -> frozenset[str]
 OPTIONAL = _keys_of(type(None))  # may be without a value, as in  --set ema=none
 LISTS = _keys_of(tuple)  # may be without brackets, as in  --set augment.area=0.08,1
 # Settings that are tables of their own, with names of the user's.
-TABLES = ("model_options", "optimizer.group_decay", "optimizer.group_rate")
+TABLES = ("model_options", "optimizer.group_decay", "optimizer.group_rate", "transfer.freeze_after")
 CONFIG_CAP = 1 << 20  # bytes of a TOML file
 
 

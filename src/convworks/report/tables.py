@@ -224,13 +224,20 @@ def plan_table(plan: Mapping[str, Any]) -> PlanTable | None:
     rates = measured.items() if isinstance(measured, dict) else ()
     fast = [(str(k), float(v)) for k, v in rates if isinstance(v, (int, float))]
     return PlanTable(
-        rows=[(key.replace("_", " "), _rounded(value)) for key, value in rows],
+        rows=[(key.replace("_", " "), _chosen(value)) for key, value in rows],
         reasons=[str(each) for each in reasons] if isinstance(reasons, list) else [],
         measured=sorted(fast, key=lambda each: -each[1]),
     )
 
 
 _APART = frozenset({"reasons", "measured"})
+
+
+def _chosen(value: Any) -> str:
+    """A value of a plan; the layers that compute in a way of their own by name."""
+    if isinstance(value, list | tuple):
+        return f"{count(len(value), 'layer')}: {', '.join(map(str, value))}" if value else "no layer"
+    return _rounded(value)
 
 
 def _rounded(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 One step is watched for every convolution that torch computes, forward and backward. The same calls are then
 repeated on tensors of the same shapes, types and layouts, without the layers between them, the loss or the
-optimizer. No training step of this network can be faster on this machine with these convolutions.
+optimizer. No training step of this network can be faster on this machine with torch's convolutions.
 """
 
 from __future__ import annotations

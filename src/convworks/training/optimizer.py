@@ -64,9 +64,9 @@ def parameter_groups(
     network. Raises U101 for a name that no parameter has.
     """
     decays, scales = dict(group_decay or {}), dict(lr_scales or {})
-    for setting, parts in (("group_decay", decays), ("group_rate", scales)):
+    for setting, parts, example in (("group_decay", decays, 0.001), ("group_rate", scales, 10)):
         for part in parts:
-            _require_part(network, part, setting)
+            require_part(network, part, f"optimizer.{setting}", example=example)
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     spared = not decay_norm_and_bias and weight_decay != 0
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
@@ -90,11 +90,12 @@ def parameter_groups(
     ]
 
 
-def _require_part(network: nn.Module, part: str, setting: str) -> None:
+def require_part(network: nn.Module, part: str, setting: str, *, example: float) -> None:
+    """Raises U101 for the name of a part that no parameter has."""
     names = [name for name, _ in network.named_parameters()]
     if not any(belongs(name, part) for name in names):
         parts = dict.fromkeys(each for name in names for each in parts_of(name))
-        try_ = f"--set optimizer.{setting}.{{near}}={0.001 if setting == 'group_decay' else 10}"
+        try_ = f"--set {setting}.{{near}}={example:g}"
         raise unknown_name("part of the network", part, parts, try_=try_)
 
 

@@ -4,8 +4,8 @@ A CPU's flags do not tell what is fast on it, so nothing is read from them: ever
 the network on a real batch, or a part of it, in turns, and the one with the best median wins. bf16 must win
 by a margin, because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and
 taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. In
-bf16 each convolution is then tried by Winograd's algorithm (`winograd_choice`). The plan is stored in the run,
-and resuming uses the same one: another number of threads would end in other bits.
+bf16 each convolution is then tried by Winograd's algorithm (`winograd_choice`). The plan is stored in the
+run, and resuming uses the same one: another number of threads would end in other bits.
 """
 
 from __future__ import annotations
@@ -77,9 +77,11 @@ class Plan:
 def plan_from_dict(value: Any) -> Plan:
     """A plan from a run's plan.json. Raises A416 where it is damaged."""
     try:
-        winograd = tuple(value.get("winograd", ()))
         reasons, measured = tuple(value["reasons"]), dict(value["measured"])
-        plan = Plan(**{**value, "reasons": reasons, "measured": measured, "winograd": winograd})
+        winograd = value.get("winograd", ())
+        if not isinstance(winograd, list | tuple):
+            raise TypeError("winograd is no list of names")
+        plan = Plan(**{**value, "reasons": reasons, "measured": measured, "winograd": tuple(winograd)})
         plan.numerics.torch_memory_format  # noqa: B018  raises KeyError on an unknown name
         torch.device(plan.device)
         if (
@@ -185,11 +187,9 @@ def make_plan(
     images = round(trainee.share * len(batch.y))
     if images < len(batch.y):
         reason += f", measured with {images} of a batch's {len(batch.y)} images"
-    run_seconds = taken[chosen.name] / trainee.share * steps
-    chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, seconds / 2)
-    chosen, winograd_reason = _try_winograd(
-        chosen, taken, trainee, kernels, run_seconds, seconds / 2, wanted=winograd != "no"
-    )
+    run_seconds, half = taken[chosen.name] / trainee.share * steps, seconds / 2
+    chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, half)
+    chosen, winograd_reason = _try_winograd(chosen, taken, trainee, kernels, run_seconds, half, winograd)
     torch.set_num_threads(threads_before)
     rate = images / taken[chosen.name]
     return Plan(
@@ -281,25 +281,17 @@ def _try_winograd(
     kernels: Callable[[bool], str],
     run_seconds: float,
     seconds: float,
-    *,
-    wanted: bool,
+    wanted: str,
 ) -> tuple[Candidate, str]:
     """The winner with Winograd's algorithm where single layers and then the whole step are faster by it."""
-    if not wanted:
-        return chosen, "Winograd's algorithm: no, as asked"
-    numerics = chosen.numerics
-    if (numerics.precision, numerics.memory_format, numerics.device) != ("bf16", "channels_last", "cpu"):
-        return chosen, "Winograd's algorithm: no, it is for bf16 and channels_last on the CPU"
     network, x = trainee.of_layers(chosen)
     fitting = len(suitable(network))
-    if not fitting:
-        return chosen, "Winograd's algorithm: no, there is no 3x3 convolution of stride 1"
-    missing = kernels(run_seconds >= WORTH_BUILDING)
+    missing = "as asked"
+    if wanted != "no":
+        missing = _winograd_missing(chosen.numerics, fitting, kernels, run_seconds)
     if missing:
         return chosen, f"Winograd's algorithm: no, {missing}"
-    if not available():
-        return chosen, "Winograd's algorithm: no, this processor has no bf16 arithmetic (AVX512-BF16)"
-    layers = worth_it(gains(network, x, numerics))
+    layers = worth_it(gains(network, x, chosen.numerics))
     if not layers:
         return chosen, "Winograd's algorithm: no, none of the convolutions is faster by it here"
     twin = replace(chosen, winograd=layers)
@@ -309,6 +301,20 @@ def _try_winograd(
         counted = f"in {len(layers)} of {fitting} 3x3 convolutions"
         return twin, f"Winograd's algorithm: yes, {counted}, {gain:.2f}x as fast as without"
     return chosen, f"Winograd's algorithm: no, {gain:.2f}x as fast as without"
+
+
+def _winograd_missing(
+    numerics: Numerics, fitting: int, kernels: Callable[[bool], str], run_seconds: float
+) -> str:
+    """Why Winograd's algorithm cannot be tried, or '' where it can."""
+    if (numerics.precision, numerics.memory_format, numerics.device) != ("bf16", "channels_last", "cpu"):
+        return "it is for bf16 and channels_last on the CPU"
+    if not fitting:
+        return "there is no 3x3 convolution of stride 1"
+    missing = kernels(run_seconds >= WORTH_BUILDING)
+    if not missing and not available():
+        return "this processor has no bf16 arithmetic (AVX512-BF16)"
+    return missing
 
 
 def choose_workers(

@@ -19,7 +19,13 @@ from torch.optim import Optimizer
 from convworks.data.loader import Batch, Mixed
 from convworks.layers.arrangement import arrange, as_torch
 from convworks.layers.fused import fuse
-from convworks.training.loop import Numerics, StepSettings, accumulate_gradients, gradient_norm
+from convworks.training.loop import (
+    Numerics,
+    StepSettings,
+    accumulate_gradients,
+    batch_parts,
+    gradient_norm,
+)
 
 LONG = 0.3  # seconds: a step that takes longer is measured on a part of the batch
 FEWEST = 4  # images of a part
@@ -97,10 +103,16 @@ class Trainee:
         return one_step
 
     def of_layers(self, candidate: Candidate) -> tuple[nn.Module, Tensor]:
-        """The copy in the candidate's form and what it trains on, to look at its layers."""
+        """The copy in the candidate's form and what it is fed in one pass, to look at its layers."""
         torch.set_num_threads(candidate.threads)
         self._prepare(candidate)
-        return self._copy, self._ready.x
+        x, _, _ = next(iter(batch_parts(self._ready, self.passes)))
+        return self._copy, x
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step: the parts that accumulation makes of the batch."""
+        return min(self._settings.accumulate, len(self._batch.y))
 
     def _step(self, numerics: Numerics) -> None:
         accumulate_gradients(self._copy, self._optimizer, self._ready, self._settings, numerics)

@@ -12,7 +12,7 @@ unfreezing)."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from convworks.errors import ConvworksError
 from convworks.layers.auxiliary import AUXILIARY
 from convworks.layers.fold import DROPOUTS
+from convworks.training.optimizer import belongs, require_part
 
 CLOSE = 1e-3  # of the largest logit: how far a head on features may be from the whole network
 
@@ -153,3 +154,37 @@ class StagedUnfreezing:
             child.train(name not in resting)
         for parameter in self.fixed:
             parameter.requires_grad_(False)
+
+
+def resting_after(
+    network: nn.Module, parts: Mapping[str, int], begin: Callable[[int], None] | None = None
+) -> Callable[[int], None] | None:
+    """What begins an epoch, counted from 0: `begin`, then each part stops learning after its epochs.
+
+    A part that rests has no gradient any more, so that the optimizer passes it over, and backpropagation ends
+    behind the first layer that learns. Nothing to do gives None. Raises U101 for a name that no parameter
+    has, U231 where nothing would go on learning.
+    Source: Brock et al., "FreezeOut: accelerate training by progressively freezing layers", 2017.
+    """
+    if not parts:
+        return begin
+    for part in parts:
+        require_part(network, part, "transfer.freeze_after", example=3)
+    learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if all(any(belongs(name, part) for part in parts) for name in learning):
+        raise ConvworksError(
+            "U231",
+            f"no parameter would learn after epoch {max(parts.values())}",
+            why="transfer.freeze_after names all of them",
+            try_="leave the last layer out of it",
+        )
+
+    def begin_epoch(epoch: int) -> None:
+        if begin is not None:
+            begin(epoch)
+        for name, parameter in network.named_parameters():
+            if any(belongs(name, part) and epoch >= last for part, last in parts.items()):
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    return begin_epoch

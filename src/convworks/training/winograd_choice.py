@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from convworks.layers.winograd import suitable, use_winograd
 from convworks.ops.fast_winograd import available
@@ -25,7 +26,7 @@ SHORTEST = 0.02  # seconds for a shape
 
 
 class Met(NamedTuple):
-    """What a convolution meets in a pass: the shape of its maps, its own, and whether they need a gradient."""
+    """What a convolution meets in a pass: the shape of its maps, its own, whether they need a gradient."""
 
     maps: tuple[int, ...]
     weight: tuple[int, ...]
@@ -41,7 +42,7 @@ def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, M
     names = suitable(network)
     modules = dict(network.named_modules())
 
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+    def watch(name: str) -> RemovableHandle:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if name in found:
                 often.add(name)
@@ -50,12 +51,13 @@ def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, M
             needs = inputs[0].requires_grad
             found[name] = Met(shape, own, str(layer.padding), layer.bias is not None, needs)
 
-        return modules[name].register_forward_pre_hook(hook)
+        handle: RemovableHandle = modules[name].register_forward_pre_hook(hook)
+        return handle
 
     handles = [watch(name) for name in names]
     buffers = {name: value.clone() for name, value in network.named_buffers()}
     try:
-        with torch.random.fork_rng(), numerics.autocast():
+        with torch.random.fork_rng(devices=[]), numerics.autocast():
             network.train()(x)
     finally:
         for handle in handles:
@@ -85,12 +87,45 @@ def gains(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, float]
 
 
 def _gain(layer: nn.Conv2d, met: Met, numerics: Numerics) -> float:
-    direct = copy.deepcopy(layer).train()
-    other = nn.Sequential(copy.deepcopy(direct))
-    use_winograd(other, ["0"])
-    x = torch.randn(met.maps).to(torch.bfloat16, memory_format=numerics.torch_memory_format)
-    x.requires_grad_(met.input_gradient)
+    x = _maps(met, numerics)
+    direct, other = (_twin(layer, winograd=winograd) for winograd in (False, True))
     return ratio(_timer(direct, x, numerics), _timer(other, x, numerics), seconds=SHORTEST)
+
+
+def layers_alone(
+    network: nn.Module, names: Collection[str], x: Tensor, numerics: Numerics
+) -> Callable[[], float]:
+    """A function that computes the named convolutions by Winograd's algorithm and returns their seconds.
+
+    Each is computed forward and backward on maps of the shape that it meets, as a training step does, with
+    nothing between them. Layers of the same shape share their memory. The network is not changed.
+    """
+    modules = dict(network.named_modules())
+    met = {name: shape for name, shape in layers_met(network, x, numerics).items() if name in names}
+    timers: dict[Met, Callable[[], float]] = {}
+    for name, shape in met.items():
+        if shape not in timers:
+            layer = modules[name]
+            assert isinstance(layer, nn.Conv2d)
+            timers[shape] = _timer(_twin(layer, winograd=True), _maps(shape, numerics), numerics)
+    return lambda: sum(timers[shape]() for shape in met.values())
+
+
+def _twin(layer: nn.Conv2d, *, winograd: bool) -> nn.Module:
+    """A copy of the layer in training, computing in the one way or the other."""
+    twin = nn.Sequential(copy.deepcopy(layer)).train()
+    use_winograd(twin, ["0"] if winograd else [])
+    return twin
+
+
+def _maps(met: Met, numerics: Numerics) -> Tensor:
+    x = _noise(met.maps).to(torch.bfloat16, memory_format=numerics.torch_memory_format)
+    return x.requires_grad_(met.input_gradient)
+
+
+def _noise(shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers, from a generator of their own: nobody else's draws change."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _timer(layer: nn.Module, x: Tensor, numerics: Numerics) -> Callable[[], float]:
@@ -100,11 +135,13 @@ def _timer(layer: nn.Module, x: Tensor, numerics: Numerics) -> Callable[[], floa
         start = time.perf_counter()
         with numerics.autocast():
             y = layer(x)
+        forward = time.perf_counter() - start
         if not gradient:
-            gradient.append(torch.randn_like(y))
+            gradient.append(torch.empty_like(y).copy_(_noise(tuple(y.shape))))
+        start = time.perf_counter()
         if y.requires_grad:
             y.backward(gradient[0])
-        taken = time.perf_counter() - start
+        taken = forward + time.perf_counter() - start
         for each in (x, *layer.parameters()):
             each.grad = None
         return taken

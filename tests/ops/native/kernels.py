@@ -40,3 +40,12 @@ def loaded() -> Iterator[None]:
         yield
     finally:
         library.close_kernels()
+
+
+@contextmanager
+def with_winograd() -> Iterator[None]:
+    """The same; skipped where the processor lacks the instructions that Winograd's algorithm needs."""
+    with loaded():
+        if not library.winograd_available():
+            pytest.skip("this processor has no bf16 arithmetic (AVX512-BF16)")
+        yield

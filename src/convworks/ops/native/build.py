@@ -41,7 +41,7 @@ class Built:
 
 
 SOURCES = ("kernels.cpp", "winograd.cpp")
-HEADERS = ("threads.h", "vectors.h")
+HEADERS = ("threads.h", "vectors.h", "winograd_maps.h", "winograd_products.h", "winograd_transforms.h")
 
 
 def sources() -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-// Batch norm with ReLU and a residual addition, max pooling, local response norm: forward and backward, in C.
+// Batch norm with ReLU, GELU and a residual addition, max pooling, local response norm: forward and backward, in C.
 //
 // Tensors are channels_last: rows of C channels, M = N*H*W rows, without gaps. Pixels are float32 or bfloat16,
 // everything else is float32 or float64. There is one fixed partition into blocks of rows, which depends on the
@@ -121,6 +121,67 @@ void affine(int64_t C, const float* weight, const float* bias, const float* mean
   }
 }
 
+// --- activations --------------------------------------------------------------------------------------------
+
+enum Activation { kIdentity, kRelu, kGelu };
+
+template <int N> inline vf polynomial(const float (&c)[N], vf x) {  // c[0] is of the highest power
+  vf sum = all(c[0]);
+  for (int i = 1; i < N; ++i) sum = multiply_add(sum, x, all(c[i]));
+  return sum;
+}
+
+struct Gaussian { vf density, beyond; };  // exp(-a^2 / 2) / sqrt(2 pi), and its integral from a to infinity
+
+// a from 0 to 12. exp as 2^n 2^f with |f| <= 1/2; the integral as Abramowitz and Stegun 1964, 7.1.26, off by 7.5e-8.
+inline Gaussian gaussian(vf a) {
+  static const float power[] = {0.00133503752f, 0.0096785076f, 0.0555049707f, 0.240220197f, 0.6931471f, 1.00000014f};
+  static const float tail[] = {0.5307027145f, -0.7265760135f, 0.7107068705f, -0.142248368f, 0.127414796f};
+  const vf t = a * a * -0.72134752f;  // of 2^t
+  const vf shifted = t + 12582912.0f;  // 1.5 2^23: the last bits are t to the nearest whole number
+  const vi scale = cast<vi>(shifted) << 23;
+  const vf e = cast<vf>(cast<vi>(polynomial(power, t - (shifted - 12582912.0f))) + scale);
+  const vf r = 1.0f / multiply_add(a, all(0.23164189f), all(1.0f));
+  return {e * 0.39894228f, polynomial(tail, r) * r * e};
+}
+
+// z Phi(z) and its derivative Phi(z) + z phi(z), where Phi is the normal distribution. Both are off by less than
+// 1e-6 for float32; for bfloat16 polynomials of least error are, by 2e-5 and 5e-5. NaN passes.
+template <class T> inline vf gelu(vf z) {
+  const vf a = smaller(all(12.0f), magnitude(z));
+  return larger(vf{}, z) - a * gaussian(a).beyond;
+}
+template <class T> inline vf gelu_slope(vf z) {
+  const vf a = smaller(all(12.0f), magnitude(z));
+  const Gaussian at = gaussian(a);
+  const vf below = at.beyond - a * at.density;  // the derivative at -a; that at a is 1 less this
+  return 0.5f + cast<vf>(cast<vi>(0.5f - below) | (cast<vi>(z) & int32_t(0x80000000)));
+}
+template <> inline vf gelu<bf16>(vf z) {
+  static const float c[] = {-1.37955221e-05f, 4.98412301e-05f, 0.000163296063f, -0.00104465347f, 0.000867002935f,
+                            0.00596426614f,   -0.0225769822f,  0.0383811854f,   -0.0346792452f,  0.0135493428f};
+  const vf a = smaller(all(4.42f), magnitude(z));
+  return larger(vf{}, z) - a * polynomial(c, a - 2.21f);
+}
+template <> inline vf gelu_slope<bf16>(vf z) {
+  static const float c[] = {-2.4585757e-11f, 5.60266999e-10f, -4.8190234e-09f, 5.32102007e-08f, -9.35370736e-07f,
+                            1.11474546e-05f, -0.000102438134f, 0.00091922807f, -0.00935771037f, 0.161889598f};
+  const vf a = smaller(all(4.44f), larger(all(-4.44f), z));
+  return multiply_add(a, polynomial(c, multiply_add(a, a, all(-9.8568f))), all(0.5f));
+}
+
+// The activation of z, and g through it backward; for the last few values one at a time, with the same bits.
+template <class T, int ACTIVATION> inline vf activated(vf z) {
+  return ACTIVATION == kRelu ? keep_where(active(z), z) : ACTIVATION == kGelu ? gelu<T>(z) : z;
+}
+template <class T, int ACTIVATION> inline vf backward(vf g, vf z) {
+  return ACTIVATION == kRelu ? keep_where(active(z), g) : ACTIVATION == kGelu ? g * gelu_slope<T>(z) : g;
+}
+template <class T, int ACTIVATION> inline float activated(float z) { return activated<T, ACTIVATION>(all(z))[0]; }
+template <class T, int ACTIVATION> inline float backward(float g, float z) {
+  return backward<T, ACTIVATION>(all(g), all(z))[0];
+}
+
 // --- batch norm ---------------------------------------------------------------------------------------------
 
 template <class T>
@@ -148,7 +209,7 @@ void statistics(int64_t M, int64_t C, const T* x, float* mean, float* invstd, fl
   }
 }
 
-template <class T, bool RELU, bool RESIDUAL>
+template <class T, int ACTIVATION, bool RESIDUAL>
 void apply(int64_t M, int64_t C, const T* x, const T* residual, const float* weight, const float* bias,
            const float* mean, const float* invstd, T* y, int threads) {
   const Plan plan(M, C);
@@ -160,18 +221,18 @@ void apply(int64_t M, int64_t C, const T* x, const T* residual, const float* wei
              [=](int64_t p, int64_t j) {
                vf z = load(x + p) * load(a + j) + load(b + j);
                if (RESIDUAL) z += load(residual + p);
-               store(y + p, RELU ? keep_where(active(z), z) : z);
+               store(y + p, activated<T, ACTIVATION>(z));
              },
              [=](int64_t p, int64_t c) {
                float z = get(x + p) * a1[c] + b1[c];
                if (RESIDUAL) z += get(residual + p);
-               put(y + p, !RELU || active(z) ? z : 0.0f);
+               put(y + p, activated<T, ACTIVATION>(z));
              });
 }
 
-// The sums of g and g (x - mean), where g is dy behind the ReLU; with a residual g is written too, and the ReLU's
-// sign is that of y. dweight, dbias and the two coefficients of dx come out.
-template <class T, bool RELU, bool RESIDUAL>
+// The sums of g and g (x - mean), where g is dy behind the activation; with a residual g is written too, and the
+// ReLU's sign is that of y. dweight, dbias and the two coefficients of dx come out.
+template <class T, int ACTIVATION, bool RESIDUAL>
 void gradient_sums(int64_t M, int64_t C, const T* x, const T* dy, const T* y, const float* weight,
                    const float* bias, const float* mean, const float* invstd, T* g_out, double* sum_g,
                    double* sum_gx, int threads) {
@@ -184,13 +245,13 @@ void gradient_sums(int64_t M, int64_t C, const T* x, const T* dy, const T* y, co
   two_sums(plan, threads, sum_g, sum_gx,
            [=](int64_t p, int64_t j, vf& s, vf& q) {
              vf g = load(dy + p), v = load(x + p);
-             if (RELU) g = keep_where(active(RESIDUAL ? load(y + p) : v * load(a + j) + load(b + j)), g);
+             if (ACTIVATION) g = backward<T, ACTIVATION>(g, RESIDUAL ? load(y + p) : v * load(a + j) + load(b + j));
              if (RESIDUAL) store(g_out + p, g);
              s += g; q += g * (v - load(m + j));
            },
            [=](int64_t p, int64_t c, double& s, double& q) {
              float g = get(dy + p), v = get(x + p);
-             if (RELU && !active(RESIDUAL ? get(y + p) : v * a1[c] + b1[c])) g = 0;
+             if (ACTIVATION) g = backward<T, ACTIVATION>(g, RESIDUAL ? get(y + p) : v * a1[c] + b1[c]);
              if (RESIDUAL) put(g_out + p, g);
              s += g; q += double(g) * (v - mean[c]);
            });
@@ -208,7 +269,7 @@ Coefficients coefficients(int64_t M, int64_t C, const float* weight, const float
   return r;
 }
 
-template <class T, bool RELU>
+template <class T, int ACTIVATION>
 void input_gradient(int64_t M, int64_t C, const T* x, const T* g_in, const float* weight, const float* bias,
                     const float* mean, const float* invstd, const double* sum_g, const double* sum_gx, T* dx,
                     int threads) {
@@ -223,12 +284,12 @@ void input_gradient(int64_t M, int64_t C, const T* x, const T* g_in, const float
   each_value(plan, threads,
              [=](int64_t p, int64_t j) {
                vf g = load(g_in + p), v = load(x + p);
-               if (RELU) g = keep_where(active(v * load(s + j) + load(t + j)), g);
+               if (ACTIVATION) g = backward<T, ACTIVATION>(g, v * load(s + j) + load(t + j));
                store(dx + p, load(a + j) * g + load(b + j) * (v - load(m + j)) + load(c + j));
              },
              [=](int64_t p, int64_t i) {
                float g = get(g_in + p), v = get(x + p);
-               if (RELU && !active(v * s[i] + t[i])) g = 0;
+               if (ACTIVATION) g = backward<T, ACTIVATION>(g, v * s[i] + t[i]);
                put(dx + p, a[i] * g + b[i] * (v - m[i]) + c[i]);
              });
 }
@@ -394,15 +455,16 @@ int response_either(int64_t M, int64_t C, const void* x_, const void* dy_, void*
 template <class T>
 int norm_forward(int64_t M, int64_t C, const void* x, const void* residual, const float* weight, const float* bias,
                  float* running_mean, float* running_var, float* mean, float* invstd, void* y, double momentum,
-                 double eps, int relu, int threads) {
+                 double eps, int activation, int threads) {
   const T *in = static_cast<const T*>(x), *add = static_cast<const T*>(residual);
   T* out = static_cast<T*>(y);
   statistics<T>(M, C, in, mean, invstd, running_mean, running_var, momentum, eps, threads);
   if (!out) return 0;  // a pooling does the rest
-  if (relu && add) apply<T, true, true>(M, C, in, add, weight, bias, mean, invstd, out, threads);
-  else if (relu) apply<T, true, false>(M, C, in, add, weight, bias, mean, invstd, out, threads);
-  else if (add) apply<T, false, true>(M, C, in, add, weight, bias, mean, invstd, out, threads);
-  else apply<T, false, false>(M, C, in, add, weight, bias, mean, invstd, out, threads);
+  auto write = apply<T, kIdentity, false>;
+  if (activation == kRelu) write = add ? apply<T, kRelu, true> : apply<T, kRelu, false>;
+  else if (activation == kGelu) write = apply<T, kGelu, false>;
+  else if (add) write = apply<T, kIdentity, true>;
+  write(M, C, in, add, weight, bias, mean, invstd, out, threads);
   return 0;
 }
 
@@ -414,16 +476,18 @@ void parameter_gradients(int64_t C, const float* invstd, const double* sum_g, co
 template <class T>
 int norm_backward(int64_t M, int64_t C, const void* x_, const void* dy_, const void* y_, const float* weight,
                   const float* bias, const float* mean, const float* invstd, void* dx_, void* dresidual_,
-                  float* dweight, float* dbias, int relu, int threads) {
+                  float* dweight, float* dbias, int activation, int threads) {
   const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_), *y = static_cast<const T*>(y_);
   T *dx = static_cast<T*>(dx_), *g = static_cast<T*>(dresidual_);
   std::vector<double> sum_g(C), sum_gx(C);
   double *s = sum_g.data(), *q = sum_gx.data();
-  if (relu && y) gradient_sums<T, true, true>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
-  else if (relu) gradient_sums<T, true, false>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
-  else gradient_sums<T, false, false>(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
-  if (relu && !y) input_gradient<T, true>(M, C, x, dy, weight, bias, mean, invstd, s, q, dx, threads);
-  else input_gradient<T, false>(M, C, x, relu ? g : dy, weight, bias, mean, invstd, s, q, dx, threads);
+  auto sums = gradient_sums<T, kIdentity, false>;
+  auto gradient = input_gradient<T, kIdentity>;
+  if (activation == kRelu && y) sums = gradient_sums<T, kRelu, true>;
+  else if (activation == kRelu) { sums = gradient_sums<T, kRelu, false>; gradient = input_gradient<T, kRelu>; }
+  else if (activation == kGelu) { sums = gradient_sums<T, kGelu, false>; gradient = input_gradient<T, kGelu>; }
+  sums(M, C, x, dy, y, weight, bias, mean, invstd, g, s, q, threads);
+  gradient(M, C, x, y ? g : dy, weight, bias, mean, invstd, s, q, dx, threads);
   parameter_gradients(C, invstd, s, q, dweight, dbias);
   return 0;
 }
@@ -452,8 +516,8 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
   T* dx = static_cast<T*>(dx_);
   if (!mean) { pool_backward<T, false>(w, dy, place, x, nullptr, dx, threads); return 0; }
   std::vector<double> s(w.C), q(w.C);
-  gradient_sums<T, true, false>(w.N * w.OH * w.OW, w.C, chosen, dy, nullptr, weight, bias, mean, invstd, nullptr,
-                                s.data(), q.data(), threads);
+  gradient_sums<T, kRelu, false>(w.N * w.OH * w.OW, w.C, chosen, dy, nullptr, weight, bias, mean, invstd, nullptr,
+                                 s.data(), q.data(), threads);
   const Coefficients k = coefficients(w.N * w.H * w.W, w.C, weight, invstd, s.data(), q.data());
   Padded wide{k.a, k.b, k.c, std::vector<float>(mean, mean + w.C)};
   for (auto* v : {&wide.a, &wide.b, &wide.c, &wide.mean}) v->resize(w.C + kLanes);
@@ -466,7 +530,7 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
 
 extern "C" {
 
-int convworks_interface() { return 2; }
+int convworks_interface() { return 3; }
 
 void convworks_threads(void* parallel, void* number, void* size) {
   parallel_region = reinterpret_cast<Parallel>(parallel);
@@ -474,19 +538,21 @@ void convworks_threads(void* parallel, void* number, void* size) {
   team_size = reinterpret_cast<Number>(size);
 }
 
+// `activation` is that of the enum; GELU has no residual.
 int convworks_norm_forward(int half, int64_t M, int64_t C, const void* x, const void* residual, const float* weight,
                            const float* bias, float* running_mean, float* running_var, float* mean, float* invstd,
-                           void* y, double momentum, double eps, int relu, int threads) {
+                           void* y, double momentum, double eps, int activation, int threads) {
   auto run = half ? norm_forward<bf16> : norm_forward<float>;
-  GUARDED(run(M, C, x, residual, weight, bias, running_mean, running_var, mean, invstd, y, momentum, eps, relu,
-              threads))
+  GUARDED(run(M, C, x, residual, weight, bias, running_mean, running_var, mean, invstd, y, momentum, eps,
+              activation, threads))
 }
 
 int convworks_norm_backward(int half, int64_t M, int64_t C, const void* x, const void* dy, const void* y,
                             const float* weight, const float* bias, const float* mean, const float* invstd, void* dx,
-                            void* dresidual, float* dweight, float* dbias, int relu, int threads) {
+                            void* dresidual, float* dweight, float* dbias, int activation, int threads) {
   auto run = half ? norm_backward<bf16> : norm_backward<float>;
-  GUARDED(run(M, C, x, dy, y, weight, bias, mean, invstd, dx, dresidual, dweight, dbias, relu, threads))
+  GUARDED(run(M, C, x, dy, y, weight, bias, mean, invstd, dx, dresidual, dweight, dbias, activation,
+              threads))
 }
 
 // `window` is N, H, W, C, OH, OW, then kernel, stride and padding, each along H and W.

@@ -8,6 +8,7 @@ functions take channels_last tensors of float32 or bfloat16 on the CPU, and chec
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from convworks.ops.native.build import build, built
 
-INTERFACE = 2  # of kernels.cpp
+INTERFACE = 3  # of kernels.cpp
 _POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
     "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
@@ -27,6 +28,9 @@ _SIGNATURES = {
     "convworks_winograd_kernels": [_POINTER, _POINTER, _I64, _I64, _INT, _POINTER, _INT],
     "convworks_winograd_forward": [*[_POINTER] * 5, _INT],
     "convworks_winograd_weight": [*[_POINTER] * 5, _INT],
+    "convworks_winograd_pool_forward": [*[_POINTER] * 6, _INT],
+    "convworks_winograd_pool_input": [*[_POINTER] * 5, _INT],
+    "convworks_winograd_pool_weight": [*[_POINTER] * 6, _INT],
     "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
 }
 
@@ -118,9 +122,12 @@ def norm_forward(
     *,
     momentum: float,
     epsilon: float,
-    relu: bool,
+    activation: int,
 ) -> Tensor:
-    """Writes y, or only the statistics where it is None; returns the mean and 1/std, (2, C) in float32."""
+    """Writes y, or only the statistics where it is None; returns the mean and 1/std, (2, C) in float32.
+
+    activation: 0 none, 1 ReLU, 2 GELU (without a residual).
+    """
     channels = x.shape[1]
     saved = torch.empty(2, channels, dtype=torch.float32)
     mean, var = running or (None, None)
@@ -132,7 +139,7 @@ def norm_forward(
         *(_at(each) for each in (x, residual, weight, bias, mean, var, saved[0], saved[1], y)),
         momentum,
         epsilon,
-        relu,
+        activation,
         torch.get_num_threads(),
     )
     return saved
@@ -146,7 +153,7 @@ def norm_backward(
     bias: Tensor | None,
     saved: Tensor,
     *,
-    relu: bool,
+    activation: int,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """(dx, dresidual, dweight and dbias as (2, C)); y is given where a residual was added before the ReLU."""
     channels = x.shape[1]
@@ -159,7 +166,7 @@ def norm_backward(
         x.numel() // channels,
         channels,
         *(_at(each) for each in tensors),
-        relu,
+        activation,
         torch.get_num_threads(),
     )
     return dx, dresidual, parameters
@@ -275,21 +282,42 @@ def winograd_kernels(weight: Tensor, *, flip: bool) -> Tensor:
 
 
 def winograd_convolution(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, y: Tensor, *, padding: int
+    x: Tensor, kernels: Tensor, bias: Tensor | None, y: Tensor, *, padding: int, place: Tensor | None = None
 ) -> None:
-    """Writes y = x * w + bias, by the kernels that `winograd_kernels` made of w."""
+    """Writes y = x * w + bias, by the kernels that `winograd_kernels` made of w.
+
+    With `place`, uint8 as y, y is the 2x2 maximum of that, and place says where in its window each one was.
+    """
     shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], y.shape[1], padding)
-    arguments = (_at(each) for each in (x, kernels, bias, y))
-    _call("convworks_winograd_forward", shape, *arguments, torch.get_num_threads())
+    tensors = (_at(each) for each in (x, kernels, bias, y))
+    if place is None:
+        _call("convworks_winograd_forward", shape, *tensors, torch.get_num_threads())
+    else:
+        _call("convworks_winograd_pool_forward", shape, *tensors, _at(place), torch.get_num_threads())
 
 
-def winograd_weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, padding: int) -> None:
-    """Writes dw (O, C, 3, 3), float32 of any strides."""
+def winograd_pooled_input(
+    dy: Tensor, place: Tensor, kernels: Tensor, dx: Tensor, *, size: Sequence[int], padding: int
+) -> None:
+    """Writes dx by flipped kernels: the convolution of what dy and place say of maps of that size.
+
+    `padding` is that of this convolution: 2 less the forward one's.
+    """
+    shape = _integers(dy.shape[0], *size, dy.shape[1], dx.shape[1], padding)
+    tensors = (_at(each) for each in (dy, place, kernels, dx))
+    _call("convworks_winograd_pool_input", shape, *tensors, torch.get_num_threads())
+
+
+def winograd_weight_gradient(
+    x: Tensor, dy: Tensor, dw: Tensor, *, padding: int, place: Tensor | None = None
+) -> None:
+    """Writes dw (O, C, 3, 3), float32 of any strides; dy is behind a 2x2 maximum where there is a place."""
     shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], dy.shape[1], padding)
-    strides = _integers(*dw.stride())
-    _call(
-        "convworks_winograd_weight", shape, _at(x), _at(dy), _at(dw), strides, torch.get_num_threads()
-    )
+    end = (_at(dw), _integers(*dw.stride()), torch.get_num_threads())
+    if place is None:
+        _call("convworks_winograd_weight", shape, _at(x), _at(dy), *end)
+    else:
+        _call("convworks_winograd_pool_weight", shape, _at(x), _at(dy), _at(place), *end)
 
 
 def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:

@@ -97,6 +97,31 @@ inline vf keep_where(vi mask, vf v) {  // else 0
   return cast<vf>(cast<vi>(v) & mask);
 }
 inline vf select(vi mask, vf a, vf b) { return cast<vf>((cast<vi>(a) & mask) | (cast<vi>(b) & ~mask)); }
+
+// The smaller or larger of each pair; where v is NaN, NaN. And a b + c, rounded once where the processor can.
+#if BYTES == 64
+inline vf smaller(vf bound, vf v) { return cast<vf>(_mm512_min_ps(cast<__m512>(bound), cast<__m512>(v))); }
+inline vf larger(vf bound, vf v) { return cast<vf>(_mm512_max_ps(cast<__m512>(bound), cast<__m512>(v))); }
+inline vf multiply_add(vf a, vf b, vf c) {
+  return cast<vf>(_mm512_fmadd_ps(cast<__m512>(a), cast<__m512>(b), cast<__m512>(c)));
+}
+#elif BYTES == 32
+inline vf smaller(vf bound, vf v) { return cast<vf>(_mm256_min_ps(cast<__m256>(bound), cast<__m256>(v))); }
+inline vf larger(vf bound, vf v) { return cast<vf>(_mm256_max_ps(cast<__m256>(bound), cast<__m256>(v))); }
+#else
+inline vf smaller(vf bound, vf v) { return select((vi)(bound < v), bound, v); }
+inline vf larger(vf bound, vf v) { return select((vi)(bound > v), bound, v); }
+#endif
+#if BYTES == 32 && defined(__FMA__)
+inline vf multiply_add(vf a, vf b, vf c) {
+  return cast<vf>(_mm256_fmadd_ps(cast<__m256>(a), cast<__m256>(b), cast<__m256>(c)));
+}
+#elif BYTES < 64
+inline vf multiply_add(vf a, vf b, vf c) { return a * b + c; }
+#endif
+inline vf all(float f) { return vf{} + f; }
+inline vf magnitude(vf v) { return cast<vf>(cast<vi>(v) & 0x7fffffff); }
+
 inline vi active(vf z) { return ~(vi)(z <= 0.0f); }  // NaN passes, as with torch's ReLU
 inline bool active(float z) { return !(z <= 0.0f); }
 

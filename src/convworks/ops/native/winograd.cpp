@@ -1,333 +1,353 @@
-// 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) in bfloat16: forward, and both gradients.
+// 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3) in bfloat16: forward, both gradients, and all of these with a
+// 2x2 max pooling behind.
 //
-// Interpolation points 0, +-sqrt(1/2), +-sqrt(2), infinity.
+//   y  = A^T [ (G w G^T) * (B^T x B) ] A           36 products for a tile of 4 x 4 outputs and 6 x 6 inputs, not 144
+//   dx = the same of dy, with the kernels turned by half a turn and their channels exchanged
+//   dw = G^T [ sum over tiles (B^T x B) * (A dy A^T) ] G
+//
+// The sums over channels or tiles are 36 products of matrices, one for each xi; bfloat16 with float32 sums. The rest
+// is float32. The points are 0, +-sqrt(1/2), +-sqrt(2), infinity: measured against float64, results are wrong by 1 %
+// of their size, with the usual 0, +-1, +-2 by 2.5 %. Sources: Lavin and Gray 2016, sections 4.1 to 4.3; Barabasz et
+// al. 2020.
+//
+// Forward, threads share out the tiles: no sum crosses tiles. For dw, they share out the pairs of tiles of a chunk to
+// transform, then xi and blocks of outputs to sum. Chunks depend on the shape alone and sums run in the order of the
+// tiles: the bits do not depend on the number of threads.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 #include "threads.h"
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512BF16__)
-#include <immintrin.h>
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
+    defined(__AVX512BF16__)
+#include "winograd_maps.h"
+#include "winograd_products.h"
+#include "winograd_transforms.h"
 
 namespace {
 
-typedef __m512 V;
-constexpr int XI = 36, L = 16;
-constexpr int64_t kForward = 600000, kWeight = 8000000;  // bytes of workspace
-constexpr float kA = 0.70710678118654752f, kB = 1.41421356237309505f;
-inline V set(float f) { return _mm512_set1_ps(f); }
-inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-inline V fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
-inline V add(V a, V b) { return _mm512_add_ps(a, b); }
-inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
-inline V load16(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)); }
-inline V mload16(const uint16_t* p, __mmask16 m) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, p)), 16)); }
+constexpr int64_t kFetch = 4;             // tiles between the one that is read and the one that is fetched
+constexpr int64_t kStream = 24 << 20;     // bytes of a result that would not stay in the caches
+constexpr int64_t kRoom = 24 << 20;       // bytes of workspace, all threads together
+constexpr int64_t kTiles = 600000;        // bytes of transformed tiles of one thread, forward: in L2
+constexpr int64_t kChunk = 8000000;       // and for the weights' gradient, of all threads: in L2 or L3
+constexpr int64_t kMostChunk = 16000000;
 
-inline V mloadf(const float* p, int64_t at, int64_t n) {
-  return at >= n ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(__mmask16((1u << std::min<int64_t>(16, n - at)) - 1u), p + at);
-}
 template <class E> struct Space {  // memory for whole vectors
   E* at;
-  explicit Space(int64_t count) : at(static_cast<E*>(std::aligned_alloc(64, (count * sizeof(E) + 63) / 64 * 64))) { if (!at) throw std::bad_alloc(); }
+  explicit Space(int64_t count) : at(static_cast<E*>(std::aligned_alloc(64, up(count * int64_t(sizeof(E)), 64)))) {
+    if (!at) throw std::bad_alloc();
+  }
   ~Space() { std::free(at); }
   Space(const Space&) = delete;
+  Space& operator=(const Space&) = delete;
   operator E*() const { return at; }
 };
 
-// B^T d: six values to six
-inline void to_input(V d0, V d1, V d2, V d3, V d4, V d5, V* o, int s) {
-  const V e1 = fnma(set(2.f), d2, d4), o1 = fnma(set(2.f), d1, d3);
-  const V e2 = fnma(set(.5f), d2, d4), o2 = fnma(set(.5f), d1, d3);
-  o[0] = add(fnma(set(2.5f), d2, d4), d0);
-  o[s] = fma(set(kA), o1, e1); o[2 * s] = fnma(set(kA), o1, e1);
-  o[3 * s] = fma(set(kB), o2, e2); o[4 * s] = fnma(set(kB), o2, e2);
-  o[5 * s] = add(fnma(set(2.5f), d3, d5), d1);
+// --- weights: o * so + c * sc for o < outputs, c < inputs <-> 16 rows, one for each c, of 16 o ----------------------
+
+inline __m512i spread(int64_t stride) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_mullo_epi32(lane, _mm512_set1_epi32(int(stride)));
 }
-// A^T m: six to four
-inline void to_output(const V* m, int s, V& y0, V& y1, V& y2, V& y3) {
-  const V sa = add(m[s], m[2 * s]), da = sub(m[s], m[2 * s]), sb = add(m[3 * s], m[4 * s]), db = sub(m[3 * s], m[4 * s]);
-  y0 = add(add(m[0], sa), sb);
-  y1 = fma(set(kB), db, _mm512_mul_ps(set(kA), da));
-  y2 = fma(set(2.f), sb, _mm512_mul_ps(set(.5f), sa));
-  y3 = fma(set(kB * 2), db, fma(set(kA * .5f), da, m[5 * s]));
+inline V load_spread(const float* p, int64_t stride, __mmask16 m) {
+  if (stride == 1) return _mm512_maskz_loadu_ps(m, p);
+  return _mm512_mask_i32gather_ps(all(0.0f), m, spread(stride), p, 4);
 }
-// A y: four to six
-inline void from_output(V y0, V y1, V y2, V y3, V* o, int s) {
-  const V e1 = fma(set(.5f), y2, y0), o1 = fma(set(.5f), y3, y1), e2 = fma(set(2.f), y2, y0), o2 = fma(set(2.f), y3, y1);
-  o[0] = y0; o[s] = fma(set(kA), o1, e1); o[2 * s] = fnma(set(kA), o1, e1);
-  o[3 * s] = fma(set(kB), o2, e2); o[4 * s] = fnma(set(kB), o2, e2); o[5 * s] = y3;
+inline void store_spread(float* p, int64_t stride, __mmask16 m, V v) {
+  if (stride == 1) _mm512_mask_storeu_ps(p, m, v); else _mm512_mask_i32scatter_ps(p, m, spread(stride), v, 4);
 }
-// G g: three to six. own(0)=1; own(+-a)= a*(2a)*(a^2-2) = 2*.5*(-1.5) = -1.5 ; own(+-b) = 2*2*(1.5)=6... scaled
-inline void to_kernel(V g0, V g1, V g2, V* o, int s) {
-  const V ea = fma(set(.5f), g2, g0), oa = _mm512_mul_ps(set(kA), g1), eb = fma(set(2.f), g2, g0), ob = _mm512_mul_ps(set(kB), g1);
-  const V ca = set(-1.f / 1.5f), cb = set(1.f / 6.f);
-  o[0] = g0; o[s] = _mm512_mul_ps(ca, add(ea, oa)); o[2 * s] = _mm512_mul_ps(ca, sub(ea, oa));
-  o[3 * s] = _mm512_mul_ps(cb, add(eb, ob)); o[4 * s] = _mm512_mul_ps(cb, sub(eb, ob)); o[5 * s] = g2;
+inline void transpose(V* r) {  // 16 x 16
+#pragma GCC unroll 4
+  for (int s = 8; s > 0; s /= 2) {  // exchange the off-diagonal blocks of s x s
+    const __m512i lane = spread(1), by = _mm512_set1_epi32(s);
+    const __mmask16 second = _mm512_test_epi32_mask(lane, by);
+    const __m512i low = _mm512_mask_add_epi32(lane, second, lane, _mm512_set1_epi32(16 - s));
+    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, by), second, lane, _mm512_set1_epi32(16));
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i)
+      if (!(i & s)) {
+        const V a = r[i], b = r[i + s];
+        r[i] = _mm512_permutex2var_ps(a, low, b);
+        r[i + s] = _mm512_permutex2var_ps(a, high, b);
+      }
+  }
 }
-// G^T u: six to three
-inline void from_kernel(const V* u, int s, V& g0, V& g1, V& g2) {
-  const V ca = set(-1.f / 1.5f), cb = set(1.f / 6.f);
-  const V sa = _mm512_mul_ps(ca, add(u[s], u[2 * s])), da = _mm512_mul_ps(ca, sub(u[s], u[2 * s]));
-  const V sb = _mm512_mul_ps(cb, add(u[3 * s], u[4 * s])), db = _mm512_mul_ps(cb, sub(u[3 * s], u[4 * s]));
-  g0 = add(u[0], add(sa, sb));
-  g1 = fma(set(kA), da, _mm512_mul_ps(set(kB), db));
-  g2 = fma(set(.5f), sa, fma(set(2.f), sb, u[5 * s]));
+void load_block(const float* w, int64_t so, int64_t sc, int64_t outputs, int64_t inputs, V* rows) {
+  const bool along = so < sc;  // vectors are read along the shorter stride
+  const int64_t count = along ? inputs : outputs;
+  const __mmask16 m = lanes(along ? outputs : inputs);
+  for (int64_t i = 0; i < kLane; ++i)
+    rows[i] = i < count ? load_spread(w + i * (along ? sc : so), along ? so : sc, m) : all(0.0f);
+  if (!along) transpose(rows);
+}
+void store_block(float* w, int64_t so, int64_t sc, int64_t outputs, int64_t inputs, V* rows) {
+  const bool along = so < sc;
+  if (!along) transpose(rows);
+  for (int64_t i = 0; i < std::min<int64_t>(kLane, along ? inputs : outputs); ++i)
+    store_spread(w + i * (along ? sc : so), along ? so : sc, lanes(along ? outputs : inputs), rows[i]);
 }
 
-struct Shape { int64_t N, H, W, C, O, OH, OW; int pad; int64_t th, tw, tiles; };
-Shape shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int pad) {
-  Shape s{N, H, W, C, O, H + 2 * pad - 2, W + 2 * pad - 2, pad, 0, 0, 0};
-  s.th = (s.OH + 3) / 4; s.tw = (s.OW + 3) / 4; s.tiles = N * s.th * s.tw; return s;
-}
-inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-alignas(64) const uint16_t zeros[8192] = {};
+inline int64_t kernel_plane(int64_t C) { return up(C, 2) * 32 + 64; }  // + 64: not all in the same sets of the caches
 
-template <int R> inline void rows(int64_t pairs, const uint16_t* a, int64_t lda, const uint16_t* b, float* c, int64_t ldc, bool sum) {
-  __m512 acc[R][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    acc[r][0] = sum ? _mm512_loadu_ps(c + r * ldc) : _mm512_setzero_ps();
-    acc[r][1] = sum ? _mm512_loadu_ps(c + r * ldc + L) : _mm512_setzero_ps();
-  }
-  for (int64_t k = 0; k < pairs; ++k) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + k * 64), b1 = (__m512bh)_mm512_loadu_si512(b + k * 64 + 32);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      int32_t w; std::memcpy(&w, a + r * lda + 2 * k, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(w);
-      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], b0, x);
-      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b1, x);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) { _mm512_storeu_ps(c + r * ldc, acc[r][0]); _mm512_storeu_ps(c + r * ldc + L, acc[r][1]); }
-}
-// the same with A transposed: dword (k, r) at a + (k*lda + r)*2
-template <int R> inline void cols(int64_t pairs, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, float* c, int64_t ldc) {
-  __m512 acc[R][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) { acc[r][0] = _mm512_loadu_ps(c + r * ldc); acc[r][1] = _mm512_loadu_ps(c + r * ldc + L); }
-  for (int64_t k = 0; k < pairs; ++k) {
-    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + k * ldb * 2), b1 = (__m512bh)_mm512_loadu_si512(b + k * ldb * 2 + 32);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      int32_t w; std::memcpy(&w, a + (k * lda + r) * 2, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(w);
-      acc[r][0] = _mm512_dpbf16_ps(acc[r][0], b0, x);
-      acc[r][1] = _mm512_dpbf16_ps(acc[r][1], b1, x);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) { _mm512_storeu_ps(c + r * ldc, acc[r][0]); _mm512_storeu_ps(c + r * ldc + L, acc[r][1]); }
-}
-constexpr int R = 14;
-void gemm(int64_t m, int64_t pairs, const uint16_t* a, int64_t lda, const uint16_t* b, float* c) {
-  int64_t r = 0;
-  for (; r + R <= m; r += R) rows<R>(pairs, a + r * lda, lda, b, c + r * 32, 32, false);
-  const uint16_t* p = a + r * lda; float* q = c + r * 32;
-  switch (m - r) {
-#define CASE(n) case n: rows<n>(pairs, p, lda, b, q, 32, false); break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
-#undef CASE
-  }
-}
-void gemm_t(int64_t m, int64_t pairs, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t ldb, float* c, int64_t ldc) {
-  int64_t r = 0;
-  for (; r + R <= m; r += R) cols<R>(pairs, a + r * 2, lda, b, ldb, c + r * ldc, ldc);
-  const uint16_t* p = a + r * 2; float* q = c + r * ldc;
-  switch (m - r) {
-#define CASE(n) case n: cols<n>(pairs, p, lda, b, ldb, q, ldc); break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
-#undef CASE
-  }
-}
-
-// weights: element (o, i, h, w) at o*so + i*si + h*sh + w*sw. flip: the convolution's gradient with respect to x.
-// U[o/32][xi][i/2][32][2]
+// U[o / 32][xi][c / 2][32][2] = G w G^T, w (O, C, 3, 3) of strides st.
 void kernels(const float* w, const int64_t* st, int64_t O, int64_t C, bool flip, uint16_t* u, int threads) {
-  const int64_t ob = up(O, 32) / 32, pairs = up(C, 2) / 2;
-  over_blocks(ob * pairs, threads, [&](int64_t b0, int64_t b1) {
-  for (int64_t b = b0; b < b1; ++b) {
-    const int64_t o = b / pairs, k = b % pairs;
-    V all[2][2][XI];  // half of outputs, of pair
-    for (int h = 0; h < 2; ++h) for (int i = 0; i < 2; ++i) {
-      const int64_t c = 2 * k + i, o0 = o * 32 + h * 16;
-      V g[9], t[18];
-      const __mmask16 mask = c >= C || o0 >= O ? 0 : (__mmask16)((1u << std::min<int64_t>(16, O - o0)) - 1);
-      const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15), _mm512_set1_epi32((int)st[0]));
-      for (int q = 0; q < 9; ++q) { const int y = flip ? 2 - q / 3 : q / 3, x = flip ? 2 - q % 3 : q % 3;
-        g[q] = mask ? _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, w + o0 * st[0] + c * st[1] + y * st[2] + x * st[3], 4) : _mm512_setzero_ps(); }
-      for (int x = 0; x < 3; ++x) to_kernel(g[x], g[3 + x], g[6 + x], t + x, 3);
-      for (int y = 0; y < 6; ++y) to_kernel(t[3 * y], t[3 * y + 1], t[3 * y + 2], all[h][i] + 6 * y, 1);
-    }
-    const __m512i order = _mm512_set_epi16(31,15,30,14,29,13,28,12,27,11,26,10,25,9,24,8,23,7,22,6,21,5,20,4,19,3,18,2,17,1,16,0);
-    for (int xi = 0; xi < XI; ++xi) for (int h = 0; h < 2; ++h) {
-      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(all[h][1][xi], all[h][0][xi]);
-      _mm512_storeu_si512(u + ((o * XI + xi) * pairs + k) * 64 + h * 32, _mm512_permutexvar_epi16(order, both));
-    }
-  }
-  });
-}
-
-inline void at_tile(const Shape& s, int64_t t, int64_t& n, int64_t& y, int64_t& x) { n = t / (s.th * s.tw); const int64_t r = t % (s.th * s.tw); y = r / s.tw; x = r % s.tw; }
-
-inline void input_tile(const uint16_t* const* p, int64_t c, V* t) {  // 16 channels at c
-  V d[36];
-  for (int x = 0; x < 6; ++x) {
-    to_input(load16(p[x] + c), load16(p[6 + x] + c), load16(p[12 + x] + c), load16(p[18 + x] + c), load16(p[24 + x] + c), load16(p[30 + x] + c), d + x, 6);
-  }
-  for (int y = 0; y < 6; ++y) to_input(d[6 * y], d[6 * y + 1], d[6 * y + 2], d[6 * y + 3], d[6 * y + 4], d[6 * y + 5], t + 6 * y, 1);
-}
-inline void pointers(const Shape& s, const uint16_t* x, int64_t t, const uint16_t** p) {
-  int64_t n, ty, tx; at_tile(s, t, n, ty, tx);
-  for (int i = 0; i < 6; ++i) for (int j = 0; j < 6; ++j) {
-    const int64_t h = ty * 4 + i - s.pad, w = tx * 4 + j - s.pad;
-    p[6 * i + j] = h >= 0 && h < s.H && w >= 0 && w < s.W ? x + ((n * s.H + h) * s.W + w) * s.C : zeros;
-  }
-}
-
-// y = the convolution of x with the transformed kernels u, plus bias where it is not null.
-void forward(const Shape& s, const uint16_t* x, const uint16_t* u, const float* bias, uint16_t* y, int threads) {
-  const int64_t C = s.C, O = s.O;
-  const int64_t Cp = up(C, 32), pairs = up(C, 2) / 2, ob = up(O, 32) / 32;
-  int64_t tb = kForward / (XI * (Cp * 2 + 128)) / R * R; if (tb < R) tb = R;
-  const int64_t blocks = (s.tiles + tb - 1) / tb;
-  over_blocks(blocks, threads, [&](int64_t b0, int64_t b1) {
-    Space<uint16_t> v(XI * tb * Cp);
-    Space<float> m(XI * tb * 32);
+  const int64_t pairs = up(C, 2) / 2, blocks = up(C, kLane) / kLane, plane = kernel_plane(C);
+  over_blocks(up(O, 32) / 32 * blocks, threads, [&](int64_t b0, int64_t b1) {
     for (int64_t b = b0; b < b1; ++b) {
-      const int64_t t0 = b * tb, count = std::min(tb, s.tiles - t0);
-      for (int64_t t = 0; t < count; ++t) {
-        const uint16_t* p[36]; pointers(s, x, t0 + t, p);
-        int64_t c = 0;
-        for (; c + 32 <= C; c += 32) {
-          V lo[36], hi[36];
-          input_tile(p, c, lo); input_tile(p, c + 16, hi);
-          for (int xi = 0; xi < XI; ++xi) _mm512_store_si512(v + (xi * tb + t) * Cp + c, (__m512i)_mm512_cvtne2ps_pbh(hi[xi], lo[xi]));
+      const int64_t o = b / blocks * 32, c = b % blocks * kLane, left = std::min<int64_t>(8, pairs - c / 2);
+      for (int64_t h = 0; h < 32; h += kLane) {
+        V taps[9][kLane], made[2][kXi];
+        for (int q = 0; q < 9; ++q) {
+          const int64_t at = flip ? 8 - q : q, first = std::min(o + h, O - 1);
+          load_block(w + first * st[0] + c * st[1] + at / 3 * st[2] + at % 3 * st[3], st[0], st[1],
+                     std::max<int64_t>(O - o - h, 0), C - c, taps[q]);
         }
-        if (c < C) {  // 8..31 channels are left: copy pixels into a zeroed row
-          alignas(64) uint16_t rest[36][32]; const uint16_t* q[36]; V lo[36], hi[36];
-          for (int i = 0; i < 36; ++i) { std::memset(rest[i], 0, 64); std::memcpy(rest[i], p[i] + c, (C - c) * 2); q[i] = rest[i]; }
-          input_tile(q, 0, lo); input_tile(q, 16, hi);
-          for (int xi = 0; xi < XI; ++xi) _mm512_store_si512(v + (xi * tb + t) * Cp + c, (__m512i)_mm512_cvtne2ps_pbh(hi[xi], lo[xi]));
-        }
-      }
-      for (int64_t o = 0; o < ob; ++o) {
-        for (int xi = 0; xi < XI; ++xi) gemm(count, pairs, v + xi * tb * Cp, Cp, u + (o * XI + xi) * pairs * 64, m + xi * tb * 32);
-        const int64_t width = std::min<int64_t>(32, O - o * 32);
-        for (int64_t t = 0; t < count; ++t) {
-          int64_t img, ty, tx; at_tile(s, t0 + t, img, ty, tx);
-          V out[2][16];
-          for (int h = 0; h < 2; ++h) {
-            V r[36];  // after the columns: 4 x 6
-            V in[36]; 
-            for (int xi = 0; xi < XI; ++xi) in[xi] = _mm512_load_ps(m + (xi * tb + t) * 32 + h * 16);
-            for (int j = 0; j < 6; ++j) to_output(in + j, 6, r[j], r[6 + j], r[12 + j], r[18 + j]);
-            for (int i = 0; i < 4; ++i) to_output(r + 6 * i, 1, out[h][4 * i], out[h][4 * i + 1], out[h][4 * i + 2], out[h][4 * i + 3]);
-            if (bias) { const V add_ = mloadf(bias, o * 32 + h * 16, O); for (auto& each : out[h]) each = add(each, add_); }
-          }
-          const int64_t nh = std::min<int64_t>(4, s.OH - ty * 4), nw = std::min<int64_t>(4, s.OW - tx * 4);
-          const __mmask32 mask = width == 32 ? ~0u : (1u << width) - 1;
-          for (int64_t i = 0; i < nh; ++i) for (int64_t j = 0; j < nw; ++j) {
-            uint16_t* to = y + ((img * s.OH + ty * 4 + i) * s.OW + tx * 4 + j) * O + o * 32;
-            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(out[1][4 * i + j], out[0][4 * i + j]);
-            if (width == 32) _mm512_storeu_si512(to, both); else _mm512_mask_storeu_epi16(to, mask, both);
-          }
+        for (int64_t k = 0; k < left; ++k) {
+          for (int i = 0; i < 2; ++i)
+            both_ways<6, 3>(kernel_row, [&](int q) { return taps[q][2 * k + i]; },
+                            [&](int xi, V v) { made[i][xi] = v; });
+          for (int xi = 0; xi < kXi; ++xi)
+            _mm512_storeu_si512(u + (o / 32 * kXi + xi) * plane + (c / 2 + k) * 64 + h * 2,
+                                pairs_of(made[0][xi], made[1][xi]));
         }
       }
     }
   });
 }
 
-// dw (O, C, 3, 3) through its strides: overwritten.
-void weight_gradient(const Shape& s, const uint16_t* x, const uint16_t* dy, float* dw, const int64_t* st, int threads) {
-  const int64_t C = s.C, O = s.O;
-  const int64_t Cp = up(C, 16), Op = up(O, 32);
-  int64_t tc = kWeight / (XI * (Cp + Op) * 2) / 2 * 2; if (tc < 2) tc = 2; tc = std::min(tc, up(s.tiles, 2));
-  Space<uint16_t> v(XI * tc * Cp), g(XI * tc * Op);
-  Space<float> du(XI * Cp * Op);
-  const int64_t half = tc / 2;
-  const __m512i order = _mm512_set_epi16(31,15,30,14,29,13,28,12,27,11,26,10,25,9,24,8,23,7,22,6,21,5,20,4,19,3,18,2,17,1,16,0);
-  over_blocks(XI, threads, [&](int64_t i0, int64_t i1) { std::memset(du + i0 * Cp * Op, 0, (i1 - i0) * Cp * Op * 4); });
-    for (int64_t t0 = 0; t0 < s.tiles; t0 += tc) {
-      const int64_t count = std::min(tc, s.tiles - t0), pairs = (count + 1) / 2;
-      over_blocks(pairs, threads, [&](int64_t k0, int64_t k1) {
-      for (int64_t k = k0; k < k1; ++k) {
-        const uint16_t* p[2][36]; const uint16_t* q[2][16];
-        for (int h = 0; h < 2; ++h) {
-          const int64_t t = t0 + 2 * k + h;
-          if (t < t0 + count) pointers(s, x, t, p[h]); else for (auto& e : p[h]) e = zeros;
-          int64_t n, ty, tx; at_tile(s, t, n, ty, tx);
-          for (int i = 0; i < 4; ++i) for (int j = 0; j < 4; ++j)
-            q[h][4 * i + j] = t < t0 + count && ty * 4 + i < s.OH && tx * 4 + j < s.OW ? dy + ((n * s.OH + ty * 4 + i) * s.OW + tx * 4 + j) * O : zeros;
-        }
-        for (int64_t c = 0; c < Cp; c += 16) {
-          V a[36], b[36];
-          if (c + 16 <= C) { input_tile(p[0], c, a); input_tile(p[1], c, b); }
-          else {
-            alignas(64) uint16_t rest[2][36][16] = {}; const uint16_t* r[2][36];
-            for (int h = 0; h < 2; ++h) for (int i = 0; i < 36; ++i) { std::memcpy(rest[h][i], p[h][i] + c, (C - c) * 2); r[h][i] = rest[h][i]; }
-            input_tile(r[0], 0, a); input_tile(r[1], 0, b);
-          }
-          for (int xi = 0; xi < XI; ++xi) _mm512_store_si512(v + ((xi * half + k) * Cp + c) * 2, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b[xi], a[xi])));
-        }
-        for (int64_t c = 0; c < O; c += 16) {
-          V a[2][36];
-          const __mmask16 mask = (__mmask16)((1u << std::min<int64_t>(16, O - c)) - 1);
-          for (int h = 0; h < 2; ++h) {
-            V d[24];
-            for (int j = 0; j < 4; ++j) from_output(mload16(q[h][j] + c, mask), mload16(q[h][4 + j] + c, mask), mload16(q[h][8 + j] + c, mask), mload16(q[h][12 + j] + c, mask), d + j, 4);
-            for (int i = 0; i < 6; ++i) from_output(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3], a[h] + 6 * i, 1);
-          }
-          for (int xi = 0; xi < XI; ++xi) _mm512_store_si512(g + ((xi * half + k) * Op + c) * 2, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(a[1][xi], a[0][xi])));
-        }
+// --- forward ---------------------------------------------------------------------------------------------------------
+
+// B^T x B of one tile and up to 32 channels; v has a plane for each xi.
+template <bool LOW, bool HIGH, class Window>  // whether these 16 channels are whole
+void input_tile(const Window& w, int64_t c, int64_t C, uint16_t* v, int64_t plane) {
+  V low[kXi];
+  const __mmask16 m0 = lanes(C - c), m1 = lanes(C - c - kLane);
+  both_ways<6, 6>(input_row, [&](int i) { return w.template load<LOW>(i, c, m0); },
+                  [&](int xi, V d) { low[xi] = d; });
+  if (HIGH || m1)
+    both_ways<6, 6>(input_row, [&](int i) { return w.template load<HIGH>(i, c + kLane, m1); },
+                    [&](int xi, V d) { _mm512_store_si512(v + xi * plane + c, halves(low[xi], d)); });
+  else
+    for (int xi = 0; xi < kXi; ++xi)
+      _mm256_store_si256((__m256i*)(v + xi * plane + c), (__m256i)_mm512_cvtneps_pbh(low[xi]));
+}
+
+// A^T m A + bias of one tile and up to 32 outputs, to out.
+template <class Out>
+void output_tile(const float* m, int64_t plane, const float* bias, int64_t o, int64_t O, int64_t t, const Out& out) {
+  V y[2][16];
+  for (int h = 0; h < 2; ++h) {
+    const int64_t first = o + h * kLane;
+    if (first >= O) { std::fill(y[h], y[h] + 16, all(0.0f)); continue; }
+    const V shift = bias ? _mm512_maskz_loadu_ps(lanes(O - first), bias + first) : all(0.0f);
+    both_ways<4, 6>(output_row, [&](int xi) { return _mm512_load_ps(m + xi * plane + h * kLane); },
+                    [&](int i, V v) { y[h][i] = v + shift; });
+  }
+  out.put(t, o, y);
+}
+
+// How many tiles a thread transforms at a time: more where the kernels, which each such block reads, are large.
+int64_t block_of_tiles(const Shape& s, int threads) {
+  const int64_t per_tile = kXi * (up(s.C, 32) * 2 + 128), all_kernels = kXi * up(s.O, 32) * s.C * 2;
+  const int64_t most = std::min<int64_t>(3000000, kRoom / std::max(threads, 1));
+  return std::max<int64_t>(kRows, std::min(std::max(kTiles, all_kernels / 8), most) / per_tile);
+}
+
+template <class Map, class Out>
+void forward(const Shape& s, const Map& x, const uint16_t* u, const float* bias, const Out& out, int threads) {
+  const int64_t C = s.C, O = s.O, row = up(C, 32), pairs = up(C, 2) / 2, most = block_of_tiles(s, threads);
+  const int64_t plane_v = most * row + 32, plane_m = most * 32 + 16;  // not all in the same sets of the caches
+  over_blocks(s.tiles, threads, [&](int64_t first, int64_t last) {
+    Space<uint16_t> v(kXi * plane_v);
+    Space<float> m(kXi * plane_m);
+    const int64_t blocks = (last - first + most - 1) / most;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t t0 = first + (last - first) * b / blocks, t1 = first + (last - first) * (b + 1) / blocks;
+      for (int64_t t = t0; t < t1; ++t) {
+        const Tile at(s, t), next(s, std::min(t + kFetch, s.tiles - 1));
+        x.template window<6>(next.n, next.y - s.pad, next.x - s.pad).fetch(C);
+        const auto w = x.template window<6>(at.n, at.y - s.pad, at.x - s.pad);
+        uint16_t* to = v + (t - t0) * row;
+        for (int64_t c = 0; c < C; c += 32)
+          if (c + 32 <= C) input_tile<true, true>(w, c, C, to, plane_v);
+          else if (c + kLane <= C) input_tile<true, false>(w, c, C, to, plane_v);
+          else input_tile<false, false>(w, c, C, to, plane_v);
       }
-      });
-      over_blocks(XI * Op / 32, threads, [&](int64_t j0, int64_t j1) {
-        for (int64_t j = j0; j < j1; ++j) {
-        const int64_t xi = j / (Op / 32), o = j % (Op / 32) * 32;
-        gemm_t(Cp, pairs, v + xi * half * Cp * 2, Cp, g + (xi * half * Op + o) * 2, Op, du + xi * Cp * Op + o, Op);
-        }
-      });
+      for (int64_t o = 0; o < O; o += 32) {
+        const uint16_t* block = u + o / 32 * kXi * kernel_plane(C);
+        for (int64_t xi = 0; xi < kXi; ++xi)
+          products<false>(t1 - t0, O - o > kLane ? 2 : 1, {pairs, v + xi * plane_v, row / 2,
+                          block + xi * kernel_plane(C), 32, m + xi * plane_m, 32, false});
+        for (int64_t t = t0; t < t1; ++t) output_tile(m + (t - t0) * 32, plane_m, bias, o, O, t, out);
+      }
     }
-    over_blocks(C, threads, [&](int64_t c0, int64_t c1) {
-    for (int64_t c = c0; c < c1; ++c) for (int64_t o = 0; o < Op; o += 16) {
-      if (o >= O) continue;
-      V u[36], r[18], d[9];
-      for (int xi = 0; xi < XI; ++xi) u[xi] = _mm512_load_ps(du + (xi * Cp + c) * Op + o);
-      for (int j = 0; j < 6; ++j) from_kernel(u + j, 6, r[j], r[6 + j], r[12 + j]);
-      for (int i = 0; i < 3; ++i) from_kernel(r + 6 * i, 1, d[3 * i], d[3 * i + 1], d[3 * i + 2]);
-      const __mmask16 mask = (__mmask16)((1u << std::min<int64_t>(16, O - o)) - 1);
-      const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15), _mm512_set1_epi32((int)st[0]));
-      for (int q = 0; q < 9; ++q) _mm512_mask_i32scatter_ps(dw + o * st[0] + c * st[1] + (q / 3) * st[2] + (q % 3) * st[3], mask, index, d[q], 4);
+    _mm_sfence();  // behind the stores that pass the caches
+  });
+}
+
+Output output(const Shape& s, uint16_t* y) {
+  const bool whole = s.O % 32 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+  return {s, y, whole && s.N * s.OH * s.OW * s.O * 2 > kStream};
+}
+
+// --- the weights' gradient -------------------------------------------------------------------------------------------
+
+inline int64_t odd_lines(int64_t dwords) { return (dwords / 16 | 1) * 16; }  // rows start in many sets of the caches
+
+template <class Map> struct WeightGradient {
+  const Shape& s;
+  const Plain& x;
+  const Map& dy;
+  int64_t Cp = up(s.C, kLane), Op = up(s.O, kLane), row_v = odd_lines(Cp), row_g = odd_lines(Op);
+  int64_t blocks = up(s.O, 32) / 32;
+  int64_t most = 0;  // pairs of tiles at a time
+  int64_t plane_v() const { return most * row_v * 2; }
+  int64_t plane_g() const { return most * row_g * 2; }
+
+  template <int TO, int FROM, bool FULL, class Row, class Window>
+  static void tile_pair(Row&& row, const Window& a, const Window& b, int64_t c, int64_t C, uint16_t* to,
+                        int64_t plane) {
+    V first[kXi];
+    const __mmask16 m = lanes(C - c);
+    both_ways<TO, FROM>(row, [&](int i) { return a.template load<FULL>(i, c, m); },
+                        [&](int xi, V d) { first[xi] = d; });
+    both_ways<TO, FROM>(row, [&](int i) { return b.template load<FULL>(i, c, m); },
+                        [&](int xi, V d) { _mm512_store_si512(to + xi * plane, pairs_of(first[xi], d)); });
+  }
+  template <int FROM, class Row, class Window>
+  static void channels(Row&& row, const Window& a, const Window& b, int64_t C, uint16_t* to, int64_t plane) {
+    for (int64_t c = 0; c < C; c += kLane)
+      if (c + kLane <= C) tile_pair<6, FROM, true>(row, a, b, c, C, to + c * 2, plane);
+      else tile_pair<6, FROM, false>(row, a, b, c, C, to + c * 2, plane);
+  }
+  // B^T x B and A dy A^T of the pairs k0..k1 of the tiles t0..t1, into v[xi][k][c][2] and g[xi][k][o][2].
+  void transform(int64_t t0, int64_t t1, int64_t k0, int64_t k1, uint16_t* v, uint16_t* g) const {
+    for (int64_t k = k0; k < k1; ++k) {
+      const int64_t t = t0 + 2 * k, none = -9;  // none: a row outside, where a pair has no second tile
+      for (int64_t i = 0; i < 2; ++i) {
+        const Tile next(s, std::min(t + 2 * kFetch + i, s.tiles - 1));
+        x.window<6>(next.n, next.y - s.pad, next.x - s.pad).fetch(s.C);
+        dy.template window<4>(next.n, next.y, next.x).fetch(s.O);
+      }
+      const Tile a(s, t), b(s, t + 1);
+      const bool alone = t + 1 == t1;
+      channels<6>(input_row, x.window<6>(a.n, a.y - s.pad, a.x - s.pad),
+                  x.window<6>(b.n, alone ? none : b.y - s.pad, b.x - s.pad), s.C, v + k * row_v * 2, plane_v());
+      channels<4>(gradient_row, dy.template window<4>(a.n, a.y, a.x),
+                  dy.template window<4>(b.n, alone ? none : b.y, b.x), s.O, g + k * row_g * 2, plane_g());
     }
+  }
+  // dU[xi][c][o] (+)= the products of these pairs, for j = xi and a block of 32 outputs.
+  void sum(int64_t pairs, int64_t j0, int64_t j1, const uint16_t* v, const uint16_t* g, float* du, bool add) const {
+    for (int64_t j = j0; j < j1; ++j) {
+      const int64_t xi = j / blocks, o = j % blocks * 32;
+      products<true>(s.C, s.O - o > kLane ? 2 : 1, {pairs, v + xi * plane_v(), row_v,
+                     g + xi * plane_g() + o * 2, row_g, du + xi * Cp * Op + o, Op, add});
+    }
+  }
+  // dw = G^T dU G
+  void finish(const float* du, float* dw, const int64_t* st, int threads) const {
+    over_blocks(Cp / kLane * (Op / kLane), threads, [&](int64_t b0, int64_t b1) {
+      for (int64_t b = b0; b < b1; ++b) {
+        const int64_t c = b / (Op / kLane) * kLane, o = b % (Op / kLane) * kLane;
+        V taps[9][kLane];
+        for (int64_t i = 0; i < std::min<int64_t>(kLane, s.C - c); ++i)
+          both_ways<3, 6>(weight_row, [&](int xi) { return _mm512_load_ps(du + (xi * Cp + c + i) * Op + o); },
+                          [&](int q, V d) { taps[q][i] = d; });
+        for (int q = 0; q < 9; ++q)
+          store_block(dw + o * st[0] + c * st[1] + q / 3 * st[2] + q % 3 * st[3], st[0], st[1], s.O - o, s.C - c,
+                      taps[q]);
+      }
     });
+  }
+  void run(float* dw, const int64_t* st, int threads) {
+    const int64_t sums = kXi * Cp * Op, room = std::clamp(sums * 2, kChunk, kMostChunk);  // dU is read for each chunk
+    most = std::clamp<int64_t>(room / (kXi * (row_v + row_g) * 4), 1, (s.tiles + 1) / 2);
+    Space<uint16_t> v(kXi * plane_v()), g(kXi * plane_g());
+    Space<float> du(sums);
+    for (int64_t t0 = 0; t0 < s.tiles; t0 += 2 * most) {
+      const int64_t t1 = std::min(t0 + 2 * most, s.tiles), pairs = (t1 - t0 + 1) / 2;
+      over_blocks(pairs, threads, [&](int64_t k0, int64_t k1) { transform(t0, t1, k0, k1, v, g); });
+      over_blocks(kXi * blocks, threads, [&](int64_t j0, int64_t j1) { sum(pairs, j0, j1, v, g, du, t0 > 0); });
+    }
+    finish(du, dw, st, threads);
+  }
+};
+
+template <class Map>
+void weight_gradient(const Shape& s, const Plain& x, const Map& dy, float* dw, const int64_t* st, int threads) {
+  WeightGradient<Map>{s, x, dy}.run(dw, st, threads);
 }
 
 }  // namespace
 
-// `shape` is N, H, W, C, O, padding. Tensors are channels_last bfloat16; weights float32 of any strides (O, C, 3, 3).
+// `shape` is N, H, W, C, O, padding. Tensors are channels_last bfloat16; weights float32 (O, C, 3, 3) of any strides.
 extern "C" {
+
 int convworks_winograd_available() { return 1; }
-int64_t convworks_winograd_size(int64_t O, int64_t C) { return up(O, 32) * XI * up(C, 2); }
-int convworks_winograd_kernels(const float* w, const int64_t* strides, int64_t O, int64_t C, int flip, uint16_t* u, int threads) {
+int64_t convworks_winograd_size(int64_t O, int64_t C) { return up(O, 32) / 32 * kXi * kernel_plane(C); }
+
+int convworks_winograd_kernels(const float* w, const int64_t* strides, int64_t O, int64_t C, int flip, uint16_t* u,
+                               int threads) {
   GUARDED((kernels(w, strides, O, C, flip, u, threads), 0))
 }
-int convworks_winograd_forward(const int64_t* v, const uint16_t* x, const uint16_t* u, const float* bias, uint16_t* y, int threads) {
-  GUARDED((forward(shape(v[0], v[1], v[2], v[3], v[4], int(v[5])), x, u, bias, y, threads), 0))
+int convworks_winograd_forward(const int64_t* shape, const uint16_t* x, const uint16_t* u, const float* bias,
+                               uint16_t* y, int threads) {
+  const Shape s(shape);
+  GUARDED((forward(s, Plain{x, s.H, s.W, s.C}, u, bias, output(s, y), threads), 0))
 }
-int convworks_winograd_weight(const int64_t* v, const uint16_t* x, const uint16_t* dy, float* dw, const int64_t* strides, int threads) {
-  GUARDED((weight_gradient(shape(v[0], v[1], v[2], v[3], v[4], int(v[5])), x, dy, dw, strides, threads), 0))
+int convworks_winograd_weight(const int64_t* shape, const uint16_t* x, const uint16_t* dy, float* dw,
+                              const int64_t* strides, int threads) {
+  const Shape s(shape);
+  GUARDED((weight_gradient(s, Plain{x, s.H, s.W, s.C}, Plain{dy, s.OH, s.OW, s.O}, dw, strides, threads), 0))
 }
+
+// With a 2x2 max pooling of stride 2 behind. y and dy, bfloat16, and place, uint8 (2 row + column), are
+// (N, OH / 2, OW / 2, O), rounded down. `shape` is that of the convolution without the pooling; for pool_input that
+// of dx as a convolution: N, OH, OW, O, C, 2 - padding, where the unpooled gradient is never in memory.
+int convworks_winograd_pool_forward(const int64_t* shape, const uint16_t* x, const uint16_t* u, const float* bias,
+                                    uint16_t* y, uint8_t* place, int threads) {
+  const Shape s(shape);
+  GUARDED((forward(s, Plain{x, s.H, s.W, s.C}, u, bias, PooledOutput{s, y, place}, threads), 0))
+}
+int convworks_winograd_pool_input(const int64_t* shape, const uint16_t* dy, const uint8_t* place, const uint16_t* u,
+                                  uint16_t* dx, int threads) {
+  const Shape s(shape);
+  GUARDED((forward(s, Unpooled{dy, place, s.H / 2, s.W / 2, s.C}, u, nullptr, output(s, dx), threads), 0))
+}
+int convworks_winograd_pool_weight(const int64_t* shape, const uint16_t* x, const uint16_t* dy, const uint8_t* place,
+                                   float* dw, const int64_t* strides, int threads) {
+  const Shape s(shape);
+  const Unpooled map{dy, place, s.OH / 2, s.OW / 2, s.O};
+  GUARDED((weight_gradient(s, Plain{x, s.H, s.W, s.C}, map, dw, strides, threads), 0))
+}
+
 }  // extern "C"
 #else
-extern "C" {
+extern "C" {  // this processor lacks the instructions: nothing but the first is called
+
 int convworks_winograd_available() { return 0; }
 int64_t convworks_winograd_size(int64_t, int64_t) { return 0; }
 int convworks_winograd_kernels(const float*, const int64_t*, int64_t, int64_t, int, uint16_t*, int) { return 1; }
-int convworks_winograd_forward(const int64_t*, const uint16_t*, const uint16_t*, const float*, uint16_t*, int) { return 1; }
-int convworks_winograd_weight(const int64_t*, const uint16_t*, const uint16_t*, float*, const int64_t*, int) { return 1; }
+int convworks_winograd_forward(const int64_t*, const uint16_t*, const uint16_t*, const float*, uint16_t*, int) {
+  return 1;
+}
+int convworks_winograd_weight(const int64_t*, const uint16_t*, const uint16_t*, float*, const int64_t*, int) {
+  return 1;
+}
+int convworks_winograd_pool_forward(const int64_t*, const uint16_t*, const uint16_t*, const float*, uint16_t*,
+                                    uint8_t*, int) {
+  return 1;
+}
+int convworks_winograd_pool_input(const int64_t*, const uint16_t*, const uint8_t*, const uint16_t*, uint16_t*, int) {
+  return 1;
+}
+int convworks_winograd_pool_weight(const int64_t*, const uint16_t*, const uint16_t*, const uint8_t*, float*,
+                                   const int64_t*, int) {
+  return 1;
+}
+
 }  // extern "C"
 #endif
