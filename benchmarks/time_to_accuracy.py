@@ -63,7 +63,14 @@ WARPED = {  # the distortions of the committee of 2012, a little weaker
     "augment__elastic": 30.0,
     "augment__elastic_sigma": 5.0,
 }
-AIRBENCH: dict[str, Any] = {"recipe": "airbench2024", "batch": 512, "val_fraction": 0.04}
+# CIFAR-10: the published network and procedure, but the rate falls to zero, and the first block rests at last.
+AIRBENCH: dict[str, Any] = {"batch": 512, "val_fraction": 0.02, "schedule__final": 0.0}
+
+
+def airbench(recipe: str, *, epochs: int, block1: int) -> dict[str, Any]:
+    """So many passes; the first block learns for `block1` of them, the bias before it for one."""
+    rests = {"whiten.conv.bias": 1, "block1": block1}
+    return {**AIRBENCH, "recipe": recipe, "epochs": epochs, "transfer__freeze_after": rests}
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,8 @@ GOALS = {
     "mnist_committee": Goal(
         "mnist", 99.83, 2400, {**DIGITS, **WARPED, "epochs": 16, "val_fraction": 0.05}, members=8
     ),
-    "cifar_907": Goal("cifar10", 90.7, 300, {**AIRBENCH, "epochs": 14}),
-    "cifar_92": Goal("cifar10", 92.0, 900, {**AIRBENCH, "recipe": "airbench2024_95", "epochs": 18}),
+    "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=14, block1=12)),
+    "cifar_92": Goal("cifar10", 92.0, 900, airbench("airbench2024_95", epochs=20, block1=17)),
 }
 
 

@@ -225,7 +225,9 @@ class _Fitting:
         average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
         every = recipe.transfer.unfreeze
         thaw = StagedUnfreezing(network, every=every, fixed=fixed_parameters(network)) if every else None
-        begin = resting_after(network, recipe.transfer.freeze_after, thaw and thaw.begin_epoch)
+        begin = resting_after(
+            network, recipe.transfer.freeze_after, None if thaw is None else thaw.begin_epoch
+        )
         schedule, judged = schedule_for(recipe, loader.steps), self._judged
         while position.epoch < recipe.epochs and not self._waited_enough:
             drop = self.plateau.multiplier

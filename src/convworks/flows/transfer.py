@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,13 +108,12 @@ def new_session(
         return (
             yield from _frozen(run, recipe, prepared, network, plan, manifest, checkpoint, cache, should_stop)
         )
-    unfreezing: StagedUnfreezing | None = None
+    begin: Callable[[int], None] | None = None
     if recipe.transfer.unfreeze:
         yield from _told(recipe, network)
-        unfreezing = StagedUnfreezing(
-            network, every=recipe.transfer.unfreeze, fixed=fixed_parameters(network)
-        )
-    begin = resting_after(network, recipe.transfer.freeze_after, unfreezing and unfreezing.begin_epoch)
+        fixed = fixed_parameters(network)
+        begin = StagedUnfreezing(network, every=recipe.transfer.unfreeze, fixed=fixed).begin_epoch
+    begin = resting_after(network, recipe.transfer.freeze_after, begin)
     given: dict[str, Any] = {"manifest": manifest, "before_epoch": begin}
     if recipe.transfer.quantize == "int8":
         return QuantizedSession(run, recipe, prepared, network, plan, **given).attach()
@@ -179,8 +178,7 @@ def _frozen(
             device=plan.device,
         )
 
-    recipe = of_the_head(recipe, network)
-    training = loader(train, shuffle=True)
+    recipe, training = of_the_head(recipe, network), loader(train, shuffle=True)
     return Session(
         run,
         recipe,

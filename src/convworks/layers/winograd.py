@@ -119,12 +119,20 @@ def use_winograd(network: nn.Module, names: Collection[str]) -> None:
 def without_winograd(network: nn.Module) -> nn.Module:
     """Undo `use_winograd`, in place; returns the same network."""
     for layer in network.modules():
-        if type(layer) is WinogradConv2d:
-            layer.__class__ = nn.Conv2d
-        elif type(layer) is PooledBefore:
-            layer.__class__ = FusedMaxPool2d if is_grouped(layer) else nn.MaxPool2d
-        layer.__dict__.pop(_PAIR, None)
+        original = _original(layer)
+        if original is not None:
+            layer.__class__ = original
+            layer.__dict__.pop(_PAIR, None)
     return network
+
+
+def _original(layer: nn.Module) -> type[nn.Module] | None:
+    """The class that the layer had before `use_winograd`, where that changed it."""
+    if type(layer) is WinogradConv2d:
+        return nn.Conv2d
+    if type(layer) is PooledBefore:
+        return FusedMaxPool2d if is_grouped(layer) else nn.MaxPool2d
+    return None
 
 
 def _pairs(network: nn.Module) -> Iterator[Pair]:
