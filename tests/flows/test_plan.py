@@ -15,7 +15,7 @@ from convworks import environment
 from convworks.durable import read_json, to_json
 from convworks.errors import ConvworksError
 from convworks.flows import plan as module
-from convworks.flows.events import Will
+from convworks.flows.events import Note, Will
 from convworks.flows.plan import differences_of, kernels_for, plan_training, with_kernels
 from convworks.flows.plan_report import explore
 from convworks.flows.prepare import build_network, prepare_data
@@ -283,3 +283,25 @@ def test_a_report_of_everything(
     with pytest.raises(ConvworksError, match="U101"):
         explore(asked.data, unknown)
     run_all(iter(()))
+
+
+def test_a_plan_that_was_measured_on_a_busy_machine_is_forgotten(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plans() -> list[Path]:
+        return list((tmp_path / "cache" / "plans").glob("*.json"))
+
+    def notes(**changes: object) -> list[str]:
+        events = train_all(tmp_path, data, **{**FUSED, **changes})
+        return [event.text for event in events if isinstance(event, Note)]
+
+    monkeypatch.setattr(module, "MISLED", 0.0)
+    assert not any("was busy" in text for text in notes())  # too short to tell
+    assert len(plans()) == 1
+    monkeypatch.setattr(module, "SURE", 0.0)
+    monkeypatch.setattr(module, "MISLED", 1e9)
+    assert not any("was busy" in text for text in notes(fresh=True))
+    assert len(plans()) == 1
+    monkeypatch.setattr(module, "MISLED", 0.0)
+    assert sum("the machine was busy then" in text for text in notes(fresh=True)) == 1
+    assert plans() == []

@@ -112,8 +112,8 @@ def test_hooks_see_the_whole_maps(where: str, fused: bool) -> None:
 @pytest.mark.parametrize(
     "pool",
     [
-        nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True),
-        nn.AvgPool2d(2), nn.MaxPool2d(3, stride=2), nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.AvgPool2d(2),
+        nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, stride=2), nn.MaxPool2d(2, dilation=2),
     ],
     ids=str,
 )  # fmt: skip

@@ -56,7 +56,7 @@ def trained(x: Tensor, w: Tensor, b: Tensor | None, dy: Tensor, padding: int) ->
     leaves = [each.clone().requires_grad_() for each in (x, w, b) if each is not None]
     bias = leaves[2] if b is not None else None
     y = winograd_convolution_pool(leaves[0], leaves[1], bias, padding=padding)
-    y.backward(dy)
+    y.backward(dy)  # type: ignore[no-untyped-call]
     found: dict[str, Any] = {"y": y.detach(), "dx": leaves[0].grad, "dw": leaves[1].grad}
     return found if bias is None else found | {"db": bias.grad}
 

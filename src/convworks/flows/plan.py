@@ -36,6 +36,8 @@ from convworks.training.planner import (
     usable_cpus,
 )
 
+MISLED = 1.5  # times the speed that was planned with: the machine was busy while that was measured
+SURE = 60.0  # seconds of training that tell its speed
 _WORKERS_TRIED = (0, 1, 2)
 _WORTH_AHEAD = 0.02  # of a step's time: where preparing takes less, no thread can gain more than that
 
@@ -46,8 +48,7 @@ def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cac
     It is remembered so that the same command twice computes in the same way and ends in the same bits.
     """
     device = choose_device(recipe.device)
-    key = _plan_key(prepared, recipe, device)
-    file = cache / "plans" / f"{key}.json" if cache is not None else None
+    file = None if cache is None else _remembered(prepared, recipe, device, cache)
     if file is not None and file.is_file():
         try:
             return with_kernels(plan_from_dict(read_json(file)), cache=cache)
@@ -59,6 +60,31 @@ def plan_training(prepared: Prepared, recipe: Recipe, network: nn.Module, *, cac
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, to_json(plan.to_dict()))
     return plan
+
+
+def forget_misled(
+    plan: Plan, prepared: Prepared, recipe: Recipe, *, images: int, seconds: float, cache: Path | None
+) -> str:
+    """Forget a remembered plan whose run trained much faster than the plan had measured; what to say, or ''.
+
+    The machine was busy while it measured, and what wins on a busy machine need not win on a quiet one. The
+    run keeps its plan. Short runs say nothing sure.
+    """
+    rate = images / max(seconds, 1e-9)
+    if cache is None or seconds < SURE or rate < MISLED * plan.images_per_second:
+        return ""
+    file = _remembered(prepared, recipe, choose_device(recipe.device), cache)
+    if not file.is_file():
+        return ""
+    file.unlink(missing_ok=True)
+    return (
+        f"trained {rate:,.0f} images a second, where planning had measured {plan.images_per_second:,.0f}: "
+        "the machine was busy then, and the plan will be measured anew next time"
+    )
+
+
+def _remembered(prepared: Prepared, recipe: Recipe, device: str, cache: Path) -> Path:
+    return cache / "plans" / f"{_plan_key(prepared, recipe, device)}.json"
 
 
 def kernels_for(cache: Path | None) -> Callable[[bool], str]:

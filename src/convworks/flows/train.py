@@ -23,7 +23,7 @@ from convworks.flows import pretrained, transfer
 from convworks.flows.announce import environment, what_was_found, what_will_be_done
 from convworks.flows.events import Event, Note, Stopped
 from convworks.flows.feature_store import FeaturesInterruptedError
-from convworks.flows.plan import plan_training, with_kernels
+from convworks.flows.plan import forget_misled, plan_training, with_kernels
 from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request_from_dict
 from convworks.flows.quantized import finish
 from convworks.flows.session import Session, StopRequest
@@ -288,7 +288,7 @@ def _locked_run(
         )
         _begin(session, checkpoint)
         yield what_will_be_done(session, resolved, resumed=checkpoint is not None)
-        stopped = yield from session.train(should_stop)
+        stopped = yield from _trained(session, plan, data.cache, should_stop)
         if not stopped:
             try:
                 yield from finish(session, should_stop, rescue=rescue, started=started)
@@ -298,6 +298,21 @@ def _locked_run(
         yield Stopped(run.path, 1, 0, 0, 0.0)
     finally:
         torch.set_num_threads(threads_before)
+
+
+def _trained(
+    session: Session, plan: Plan, cache: Path | None, should_stop: StopRequest
+) -> Generator[Event, None, bool]:
+    """All epochs that are left. Returns True where it was asked to stop."""
+    recipe, start = session.recipe, time.perf_counter()
+    stopped = yield from session.train(should_stop)
+    if recipe.transfer.freeze == "none":  # else it trains on features, and the plan is of pixels
+        images = (session.position.step - session.first_step) * recipe.batch
+        seconds = time.perf_counter() - start
+        said = forget_misled(plan, session.prepared, recipe, images=images, seconds=seconds, cache=cache)
+        if said:
+            yield Note(said)
+    return stopped
 
 
 def _begin(session: Session, checkpoint: Checkpoint | None) -> None:
