@@ -253,13 +253,13 @@ def test_a_part_that_rests_stays_as_it_is_and_ends_in_the_same_bits(tmp_path: Pa
     }
     steady = {**settings, "schedule.name": "constant", "schedule.warmup": 0.0, "ema": None}
     train_all(tmp_path / "short", data, **{**steady, "epochs": 1})
-    train_all(tmp_path / "whole", data, **steady)
+    train_all(tmp_path / "whole", data, **{**steady, "epochs": 2})
     after, short = (backbone(tmp_path / name / "runs" / "run") for name in ("whole", "short"))
     assert torch.equal(after["stem.conv.weight"], short["stem.conv.weight"])
     assert not torch.equal(after["block1.down.conv.weight"], short["block1.down.conv.weight"])
     train_all(tmp_path / "again", data, **settings)
     whole = fingerprint(tmp_path / "again")
-    for asked in (2, 5, 8):
+    for asked in (2, 8):
         train_until(tmp_path / str(asked), data, asked, **settings)
         assert isinstance(resume_all(tmp_path / str(asked))[-1], Finished)
         assert fingerprint(tmp_path / str(asked)) == whole, asked

@@ -27,7 +27,7 @@ from convworks.machine import processor_name
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-w")
-SECONDS = 120.0  # for compiling; it takes about six
+SECONDS = 120.0  # for compiling; it takes about nine
 NOT_BUILT = "not built yet"
 _PREFIX = "kernels-"
 
