@@ -15,7 +15,7 @@ run: $(VENV)/.installed
 	$(BIN)/convworks train digits --model lenet5 --epochs 40
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not proof"
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .
@@ -30,6 +30,7 @@ proofs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.faults.kill --points 200
 	$(BIN)/python -m tests.faults.kill --points 200 --of transfer
 	$(BIN)/python -m tests.data.fuzz --files 10000
+	$(BIN)/python -m pytest -m proof
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "convworks needs Python 3.11 or newer: make run PYTHON=python3.12"; exit 1; }

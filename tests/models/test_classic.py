@@ -97,7 +97,7 @@ def test_every_network_that_the_battery_leaves_out_is_here() -> None:
     assert {*LARGE, "nin"} == BY_HEART.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", BY_HEART)
 def test_a_large_network_learns_eight_images_by_heart(name: str) -> None:
     how = BY_HEART[name]
