@@ -22,6 +22,7 @@ from convworks.recipes.resolve import from_dict, resolve
 from convworks.runs import Run
 from convworks.training import planner
 from convworks.training.planner import Plan, plan_from_dict
+from convworks.training.step_timing import Trainee
 from tests.flows.helpers import fingerprint, request, resume_all, train_all, train_until, write_images
 from tests.ops.native import kernels
 
@@ -164,12 +165,21 @@ def test_the_shares_of_a_step(
     prepared, recipe, network = prepared_of(tmp_path, data, accumulate=accumulate)
     plan = plan_training(prepared, recipe, network, cache=tmp_path)
     watched: list[int] = []
-    real = plan_report.convolutions_alone
+    steps: list[int] = []
+    real, one_step = plan_report.convolutions_alone, Trainee._step
+
+    def counted_step(self: Trainee, numerics: Any) -> None:
+        steps[-1:] = [steps[-1] + 1] if steps else []
+        one_step(self, numerics)
+
+    monkeypatch.setattr(Trainee, "_step", counted_step)
 
     def watch(step: Any) -> Any:
         always.clear()
+        steps.append(0)
         alone = real(step)
         assert alone is not None
+        assert steps[-1] == 1, "the convolutions of one step, not of two"
         watched.append(len(always))
         return alone
 
