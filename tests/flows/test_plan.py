@@ -292,9 +292,10 @@ def test_a_plan_that_was_measured_on_a_busy_machine_is_forgotten(
     def plans() -> list[Path]:
         return list((tmp_path / "cache" / "plans").glob("*.json"))
 
-    def notes() -> list[str]:
+    def notes(**changes: object) -> list[str]:
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-        return [event.text for event in train_all(tmp_path, data, **FUSED) if isinstance(event, Note)]
+        events = train_all(tmp_path, data, **{**FUSED, **changes})
+        return [event.text for event in events if isinstance(event, Note)]
 
     monkeypatch.setattr(module, "MISLED", 0.0)
     assert not any("was busy" in text for text in notes())  # too short to tell
@@ -306,3 +307,6 @@ def test_a_plan_that_was_measured_on_a_busy_machine_is_forgotten(
     monkeypatch.setattr(module, "MISLED", 0.0)
     assert sum("the machine was busy then" in text for text in notes()) == 1
     assert plans() == []
+    for resting in ({"transfer.unfreeze": 1}, {"transfer.freeze_after": {"stem": 1}}):
+        assert not any("was busy" in text for text in notes(**resting)), "it is faster for another reason"
+    assert len(plans()) == 2

@@ -126,7 +126,7 @@ def test_training_is_by_winograd_and_nearly_the_same(kernels: None, monkeypatch:
     monkeypatch.setattr(
         library,
         "winograd_convolution",
-        lambda *a, padding: called.append(padding) or real(*a, padding=padding),
+        lambda *a, padding, **k: called.append(padding) or real(*a, padding=padding, **k),
     )
     other = copy.deepcopy(net)
     use_winograd(other, suitable(other))

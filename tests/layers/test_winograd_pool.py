@@ -142,6 +142,13 @@ def test_evaluation_between_two_training_passes() -> None:
     assert run(net.train(), images()).shape == first.shape
 
 
+def test_a_pass_that_broke_off_between_the_two_leaves_no_trace() -> None:
+    net = arrange(network(), fused=True, winograd=["0"])
+    assert isinstance(net, nn.Sequential)
+    run(net[0].train(), images())  # and the pooling is never reached
+    assert run(net.eval(), images()).shape == (4, 6, 4, 3)
+
+
 def test_maps_too_small_to_pool_are_refused_as_by_torch() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)).to(memory_format=torch.channels_last)
     use_winograd(net, ["0"])

@@ -306,7 +306,8 @@ def _trained(
     """All epochs that are left. Returns True where it was asked to stop."""
     recipe, start = session.recipe, time.perf_counter()
     stopped = yield from session.train(should_stop)
-    if recipe.transfer.freeze == "none":  # else it trains on features, and the plan is of pixels
+    rests = recipe.transfer.freeze != "none" or recipe.transfer.unfreeze or recipe.transfer.freeze_after
+    if not rests:  # else steps are faster than those that were planned with
         images = (session.position.step - session.first_step) * recipe.batch
         seconds = time.perf_counter() - start
         said = forget_misled(plan, session.prepared, recipe, images=images, seconds=seconds, cache=cache)

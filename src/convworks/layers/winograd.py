@@ -55,6 +55,8 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H + 2 padding - 2, W + 2 padding - 2), or half of that for a `Pair`."""
         padding, pair = padding_of(self), self.__dict__.get(_PAIR)
+        if pair is not None:
+            pair.pooled = False  # whatever became of the pass before
         if self.training and padding is not None and torch.is_autocast_enabled("cpu"):
             half = x.to(torch.get_autocast_dtype("cpu"))
             if applies(half, self.weight, padding):

@@ -74,7 +74,7 @@ def network(
     in_channels: int,
     input_size: tuple[int, int],
 ) -> nn.Sequential:
-    """What the two networks share. Raises U122 for images smaller than 25x25."""
+    """(N, in_channels, H, W) -> (N, num_classes), by blocks of these widths. Raises U122 below 25x25."""
     windows = [Window("whiten", PATCH, 1)]
     windows += [Window(f"block{n}.pool", 2, 2) for n in (1, 2, 3)] + [Window("pool", 3, 3)]
     height, width = final_size(name, input_size, windows, published=32)
@@ -97,7 +97,7 @@ def network(
 def airbench94(
     *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
 ) -> nn.Sequential:
-    """The network for 94 %: section 3.1."""
+    """The network for 94 %: section 3.1. For images from 25x25 on; raises U122 for smaller ones."""
     return network(
         "airbench94",
         (64, 256, 256),
@@ -110,7 +110,7 @@ def airbench94(
 def airbench95(
     *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
 ) -> nn.Sequential:
-    """The network for 95 %: wider."""
+    """The network for 95 %, wider. For images from 25x25 on; raises U122 for smaller ones."""
     return network(
         "airbench95",
         (128, 384, 384),

@@ -7,7 +7,7 @@
 with sums in float32; the transforms, the weights and their gradient are float32. The interpolation points are
 0, +-sqrt(1/2), +-sqrt(2) and infinity: of all symmetric ones they lose nearly the least to rounding, a third
 of what 0, +-1, +-2 lose. An output is wrong by about 1 % of the outputs' size, where bfloat16's own rounding
-of the weights costs 0.2 %: noise that training does not notice, which is why it is used there alone.
+of the weights costs 0.2 %. It is used in training alone, where a step's gradient is noisy by far more.
 
 The C++ kernels of `ops/native` do the work (`winograd.cpp`); `applies` says where they can.
 Sources: lectures, "implementation tricks: Winograd"; Lavin and Gray 2016, "Fast algorithms for convolutional
@@ -55,7 +55,7 @@ def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, padd
 
     H' = H + 2 padding - 2. Ask `applies` first: nothing is checked here.
     """
-    y: Tensor = _Winograd.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call]
+    y: Tensor = _Winograd.apply(x, weight, bias, padding, False)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -64,46 +64,21 @@ def winograd_convolution_pool(x: Tensor, weight: Tensor, bias: Tensor | None, *,
 
     The first of equal values in a window gets the gradient. H' and W' are 2 at the least.
     """
-    y: Tensor = _WinogradPool.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call]
+    y: Tensor = _Winograd.apply(x, weight, bias, padding, True)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Winograd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        x = _packed(x)
-        ctx.padding = padding
-        ctx.save_for_backward(x, weight)
-        y = _maps(x, weight.shape[0], output_size(x, padding))
-        kernels = library.winograd_kernels(weight, flip=False)
-        library.winograd_convolution(x, kernels, bias, y, padding=padding)
-        return y
+    """The convolution, or with `pooled` its 2x2 maximum."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        dy = _packed(dy)
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.empty_like(x)
-            kernels = library.winograd_kernels(weight, flip=True)
-            library.winograd_convolution(dy, kernels, None, dx, padding=TAPS - 1 - ctx.padding)
-        if ctx.needs_input_grad[1]:
-            dw = torch.empty_like(weight)
-            library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding)
-        if ctx.needs_input_grad[2]:
-            db = dy.sum((0, 2, 3), dtype=torch.float32)
-        return dx, dw, db, None
-
-
-class _WinogradPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, pooled: bool
+    ) -> Tensor:
         x = _packed(x)
         height, width = output_size(x, padding)
-        y = _maps(x, weight.shape[0], (height // 2, width // 2))
-        place = torch.empty_like(y, dtype=torch.uint8)
+        y = _maps(x, weight.shape[0], (height // 2, width // 2) if pooled else (height, width))
+        place = torch.empty_like(y, dtype=torch.uint8) if pooled else None
         kernels = library.winograd_kernels(weight, flip=False)
         library.winograd_convolution(x, kernels, bias, y, padding=padding, place=place)
         ctx.padding = padding
@@ -118,15 +93,18 @@ class _WinogradPool(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            kernels, size = library.winograd_kernels(weight, flip=True), output_size(x, ctx.padding)
-            before = TAPS - 1 - ctx.padding
-            library.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
+            kernels, before = library.winograd_kernels(weight, flip=True), TAPS - 1 - ctx.padding
+            if place is None:
+                library.winograd_convolution(dy, kernels, None, dx, padding=before)
+            else:
+                size = output_size(x, ctx.padding)
+                library.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
             library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
         if ctx.needs_input_grad[2]:
             db = dy.sum((0, 2, 3), dtype=torch.float32)
-        return dx, dw, db, None
+        return dx, dw, db, None, None
 
 
 def output_size(x: Tensor, padding: int) -> tuple[int, int]:
