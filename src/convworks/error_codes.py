@@ -66,6 +66,7 @@ CODES: dict[str, str] = {
     "U202": "grey images have no colour to change",
     "U203": "a cutout is larger than the images",
     "U204": "an augmentation is not known to arrays of features",
+    "U205": "a mirrored border is for shifts alone",
     "U210": "regularize.dropout: the network has no dropout layer",
     "U211": "regularize.noise: the network has no activation layer",
     "U212": "regularize.stochastic_depth: the network has no residual unit",
@@ -112,6 +113,7 @@ CODES: dict[str, str] = {
     "U287": "a flag of `report` does not go with this number of runs",
     "U288": "a setting of the recipe needs a network that train makes",
     "U289": "a setting of the recipe needs validation images",
+    "U290": "two settings of the recipe each decide which weights are kept",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",

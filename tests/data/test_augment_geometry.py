@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from convworks.data.augment import Augment, augment
-from convworks.data.augment_geometry import elastic_fields, inverse_affine, sample_affine
+from convworks.data.augment_draws import draw
+from convworks.data.augment_geometry import elastic_fields, framed, inverse_affine, sample_affine
+from convworks.errors import ConvworksError
 from convworks.randomness import words
 
 from .pixels import counts_threads, noise, threads_started
@@ -160,3 +162,35 @@ def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
     np.testing.assert_array_equal(third, first)
     mirrored = (first == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert 0.4 < mirrored.mean() < 0.6
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (2, 0), (0, 3), (4, 5), (8, 6)])
+def test_frames_are_numpys(rows: int, columns: int) -> None:
+    images = noise(3, 9, 7, 3)
+    around = [(0, 0), (rows, rows), (columns, columns), (0, 0)]
+    mirrored = framed(images, rows, columns, fill=9, mirrored=True)
+    np.testing.assert_array_equal(mirrored, np.pad(images, around, mode="reflect"))
+    filled = framed(images, rows, columns, fill=9, mirrored=False)
+    np.testing.assert_array_equal(filled, np.pad(images, around, constant_values=9))
+
+
+def test_a_mirrored_border_shows_where_a_shift_ends_and_only_there() -> None:
+    images = noise(50, 8, 8, 3)
+    seen = run(images, Augment(shift=3, border="mirror"), fill=77)
+    plain = run(images, Augment(shift=3), fill=77)
+    padded = np.pad(images, [(0, 0), (3, 3), (3, 3), (0, 0)], mode="reflect")
+    draws = draw(Augment(shift=3), seed=0, epoch=0, indices=np.arange(50), stored=(8, 8), size=(8, 8))
+    for image, whole, (top, left, _, _) in zip(seen, padded, draws.boxes.astype(int), strict=True):
+        np.testing.assert_array_equal(image, whole[top + 3 : top + 11, left + 3 : left + 11])
+    inside = plain != 77
+    np.testing.assert_array_equal(seen[inside], plain[inside])  # the same windows
+    assert (seen[~inside] != 77).mean() > 0.9
+
+
+@pytest.mark.parametrize("change", [{"rotate": 5.0}, {"area": (0.5, 1.0)}, {"elastic": 3.0}])
+def test_a_mirrored_border_is_for_shifts_alone(change: dict[str, Any]) -> None:
+    with pytest.raises(ConvworksError, match="for shifts alone") as caught:
+        Augment(shift=2, border="mirror", **change)
+    assert caught.value.code == "U205"
+    with pytest.raises(ConvworksError, match="fill or mirror"):
+        Augment(border="wrap")

@@ -30,6 +30,7 @@ VIEWS = {
     "dense+multi-crop": 156,
     "tta": 18,
     "tta-shifts": 9,
+    "mirror-translate": 6,
     "full": 1,
 }
 
@@ -59,7 +60,8 @@ def test_scales_are_the_papers_at_224_and_relative_elsewhere() -> None:
     assert resolve("144-crop").sizes(32) == (37, 41, 46, 50)  # 36.57, 41.14, 45.71, 50.29
     assert resolve("10-crop").sizes(1) == (1,)
     assert [scaled(n, 224) for n in range(1, 3000)] == list(range(1, 3000))
-    assert [shift(side) for side in (1, 8, 16, 28, 32, 224)] == [1, 1, 1, 2, 2, 14]
+    assert [shift("shifts", side) for side in (1, 8, 16, 28, 32, 224)] == [1, 1, 1, 2, 2, 14]
+    assert [shift("diagonal", side) for side in (1, 28, 32, 47, 48, 224)] == [1, 1, 1, 1, 2, 7]
     assert "(256 at 224)" in resolve("10-crop").words(112)
     assert "at 224" not in resolve("10-crop").words(224)
     assert "d = 2" in resolve("tta").words(32)
@@ -73,6 +75,14 @@ def test_how_answers_become_one_is_said() -> None:
     assert both.averaging == "mean of the softmax posteriors of vgg-multi-scale-jitter and multi-crop"
     assert both.to_dict()["parts"][1]["scales"] == [256, 384, 512]
     assert both.mirrors
+    weighted = resolve("mirror-translate")
+    assert "counted twice" in weighted.averaging
+    assert weighted.weights(("centre", "centre mirrored", "up left")) == {
+        "centre": 2,
+        "centre mirrored": 2,
+        "up left": 1,
+    }
+    assert resolve("tta").weights(("centre",)) is None
     assert not resolve("tta-shifts").mirrors
 
 

@@ -180,6 +180,26 @@ def test_shifts_are_the_centre_moved() -> None:
     np.testing.assert_array_equal(moved, image[2:34, 6:38])
 
 
+def test_a_diagonal_is_mirrored_at_the_border() -> None:
+    geometry = Geometry(32, 32, 3, "pad", 32, 32, fill=9)
+    image = photo(32, 32)
+    found = all_views(image, "mirror-translate", geometry)
+    padded = np.pad(image, [(1, 1), (1, 1), (0, 0)], mode="reflect")
+    expected = [padded[1 + d : 33 + d, 1 + d : 33 + d] for d in (0, -1, 1)]
+    same_multiset(list(found.values()), both(expected))
+    np.testing.assert_array_equal(found["centre"], image)
+    np.testing.assert_array_equal(found["up left"], expected[1])
+    large = Geometry(64, 64, 3, "crop", 80, 80)
+    image = photo(80, 80)
+    np.testing.assert_array_equal(
+        all_views(image, "mirror-translate", large)["down right"], image[10:74, 10:74]
+    )
+    dot = Geometry(1, 1, 3, "pad", 1, 1)
+    assert {view.tobytes() for view in all_views(photo(1, 1), "mirror-translate", dot).values()} == {
+        photo(1, 1).tobytes()
+    }
+
+
 # --- other inputs, other images -----------------------------------------------------------------------------
 
 

@@ -39,13 +39,23 @@ def work(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-ALL = ("centre", "10-crop", "144-crop", "vgg-dense", "vgg-multi-scale", "multi-crop@256", "tta", "tta-shifts")
+ALL = (
+    "centre",
+    "10-crop",
+    "144-crop",
+    "vgg-dense",
+    "vgg-multi-scale",
+    "multi-crop@256",
+    "tta",
+    "tta-shifts",
+    "mirror-translate",
+)
 
 
 def test_a_ladder_has_a_row_for_each_protocol(work: Path) -> None:
     found = climbed(work, *ALL)
     assert [rung.protocol.name for rung in found.rungs] == list(ALL)
-    assert [rung.cost for rung in found.rungs] == [1, 10, 144, 2, 6, 50, 18, 9]
+    assert [rung.cost for rung in found.rungs] == [1, 10, 144, 2, 6, 50, 18, 9, 6]
     plain = evaluate(request(work).evaluate)
     np.testing.assert_array_equal(found.rungs[0].probabilities, plain.probabilities)  # bit for bit
     assert found.paths == plain.paths

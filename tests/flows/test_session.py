@@ -195,7 +195,7 @@ def test_conventions_are_printed_and_the_penalty_is_logged(tmp_path: Path, data:
     assert said == [
         "L2: 0.005 sum w^2 in the loss, gradient 0.01 w; a weight decay of 0.01 has the same gradient",
         "L1: 0.001 sum |w|, by soft thresholding after each step, which gives exact zeros",
-        "averaged weights (ema) come close to the zeros of L1, and need not reach them",
+        "averaged weights come close to the zeros of L1, and need not reach them",
     ]
     lines = map(json.loads, (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines())
     penalties = [each["penalty"] for each in lines if each["kind"] == "step"]

@@ -114,7 +114,8 @@ def test_assignments(text: str, expected: tuple[str, object]) -> None:
         ("optimizer.momentum=1", r"U112.*less than 1"),
         (
             "schedule.name=linear",
-            r"U112.*'constant', 'step', 'plateau', 'exponential', 'cosine', 'warm-restarts' or 'one-cycle'",
+            r"U112.*'constant', 'step', 'plateau', 'exponential', 'cosine', 'warm-restarts', 'one-cycle' or "
+            "'triangle'",
         ),
         ("model_options.x=[1]", r"U112"),
         ("augment.flip=perhaps", r"U112.*augment.flip"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -37,13 +38,35 @@ def test_one_cycle_rises_from_a_25th_then_falls() -> None:
     assert values[30:] == sorted(values[30:], reverse=True)
 
 
+def test_triangle_is_two_lines() -> None:
+    schedule = make_schedule("triangle", total_steps=200, warmup=0.25, final=0.07)
+    assert schedule(0) == pytest.approx(0.2)
+    assert schedule(25) == pytest.approx(0.6)
+    assert schedule(50) == pytest.approx(1)
+    assert schedule(125) == pytest.approx((1 + 0.07) / 2)
+    assert schedule(200) == pytest.approx(0.07)
+    values = [schedule(step) for step in range(201)]
+    for part in (values[:51], values[50:]):  # no corner but at the top
+        slopes = [after - before for before, after in pairwise(part)]
+        assert max(slopes) - min(slopes) < 1e-12
+
+
 def test_warmup_is_a_line_from_zero() -> None:
     schedule = make_schedule("constant", total_steps=100, warmup=0.1)
     assert [schedule(step) for step in (0, 4, 9, 10, 50)] == pytest.approx([0.1, 0.5, 1, 1, 1])
 
 
 def test_schedules_are_pure_functions_of_the_step() -> None:
-    for name in ("constant", "step", "cosine", "one-cycle", "exponential", "warm-restarts", "plateau"):
+    for name in (
+        "constant",
+        "step",
+        "cosine",
+        "one-cycle",
+        "exponential",
+        "warm-restarts",
+        "plateau",
+        "triangle",
+    ):
         schedule = make_schedule(
             name, total_steps=50, steps_per_epoch=5, warmup=0.2, milestones=(0.5,), cycle=3, cycle_growth=1.5
         )

@@ -121,6 +121,7 @@ def _placed(
         width=width,
         margin=policy.shift,
         fill=fill,
+        mirrored=policy.border == "mirror",
     )
 
 

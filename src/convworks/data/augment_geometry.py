@@ -33,20 +33,46 @@ def windows(
     width: int,
     margin: int,
     fill: int,
+    mirrored: bool = False,
 ) -> NDArray[np.uint8]:
     """(B, Hs, Ws, C) -> (B, height, width, C): the window of each image at its own (top, left).
 
-    Positions start at -margin. One padded copy and one gather of whole pixel rows, no loop.
+    Positions start at -margin; beyond the border lies `fill`, or the picture mirrored at its edge. One padded
+    copy and one gather of whole pixel rows, no loop.
     """
-    B, Hs, Ws, C = source.shape
-    padded = np.ascontiguousarray(source)
-    if margin:
-        padded = np.full((B, Hs + 2 * margin, Ws + 2 * margin, C), fill, dtype=np.uint8)
-        padded[:, margin : margin + Hs, margin : margin + Ws] = source
+    B, _, _, C = source.shape
+    padded = framed(source, margin, margin, fill=fill, mirrored=mirrored)
     image, row, pixel, _ = padded.strides
     shape = (B, padded.shape[1] - height + 1, padded.shape[2] - width + 1, height, width * C)
     every = as_strided(padded, shape, (image, row, pixel, row, 1), writeable=False)
     return every[np.arange(B), top + margin, left + margin].reshape(B, height, width, C)
+
+
+def framed(
+    source: NDArray[np.uint8], rows: int, columns: int, *, fill: int, mirrored: bool
+) -> NDArray[np.uint8]:
+    """(B, H, W, C) -> (B, H + 2 rows, W + 2 columns, C): a frame of `fill` or of the mirrored picture.
+
+    The edge itself is not repeated, as in the convolutions' padding "reflect": the frame is thinner than the
+    picture.
+    """
+    if not rows and not columns:
+        return np.ascontiguousarray(source)
+    B, H, W, C = source.shape
+    framed = np.empty((B, H + 2 * rows, W + 2 * columns, C), dtype=np.uint8)
+    framed[:, rows : rows + H, columns : columns + W] = source
+    if not mirrored:
+        framed[:, :rows], framed[:, rows + H :] = fill, fill
+        framed[:, rows : rows + H, :columns], framed[:, rows : rows + H, columns + W :] = fill, fill
+        return framed
+    inner = framed[:, rows : rows + H]
+    for k in range(1, columns + 1):
+        inner[:, :, columns - k] = inner[:, :, columns + k]
+        inner[:, :, columns + W - 1 + k] = inner[:, :, columns + W - 1 - k]
+    for k in range(1, rows + 1):
+        framed[:, rows - k] = framed[:, rows + k]
+        framed[:, rows + H - 1 + k] = framed[:, rows + H - 1 - k]
+    return framed
 
 
 def flip_columns(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:

@@ -27,6 +27,7 @@ LIMITS: dict[str, tuple[float, str]] = {
     "mixup": (10.0, "an alpha from 0 to {}"),
     "cutmix": (10.0, "an alpha from 0 to {}"),
 }
+BORDERS = ("fill", "mirror")
 WHOLE = ("shift", "randaugment", "cutout")
 LONGEST = 8192  # pixels that a shorter side may be scaled to
 
@@ -49,7 +50,8 @@ class Augment:
        - `elastic`: Simard's alpha, with `elastic_sigma` pixels: a random field that moves every pixel;
        - `flip`: left and right are exchanged with probability 1/2; with `flip_alternates` in every second
          epoch, for half of the images in the even ones.
-       What lies outside the stored image is `fill`.
+       What lies outside the stored image is `fill`; with `border` = "mirror" it is the image mirrored at its
+       edge, for shifts alone.
     2. `randaugment` operations of strength `magnitude`, from 0 to 10.
     3. `brightness`, `contrast`, `saturation`: factors uniform in [1 - value, 1 + value]; `hue`: moved by a
        uniform share of the circle in [-value, +value]; `lighting`: deviation of the PCA colour shift.
@@ -58,10 +60,12 @@ class Augment:
     5. `cutmix`, `mixup`: alpha of the distribution of the shares; another training image, changed by steps 1
        to 4 in its own way, gives a rectangle, or is blended in. With both, one of them for each image.
 
-    Raises ConvworksError U170 for a value out of range, U201 for `area` together with `scale_jitter`.
+    Raises ConvworksError U170 for a value out of range, U201 for `area` together with `scale_jitter`, U205
+    for a mirrored border together with more than a shift.
     """
 
     shift: int = 0
+    border: str = "fill"
     flip: bool = False
     flip_alternates: bool = False
     rotate: float = 0.0
@@ -92,6 +96,7 @@ class Augment:
         self._require("flip_alternates", isinstance(self.flip_alternates, bool), "true or false")
         self._require("aspect", 1 <= self.aspect <= 4, "a ratio from 1 to 4")
         self._require("elastic_sigma", 0 < self.elastic_sigma <= 100, "pixels, above 0 and up to 100")
+        self._require("border", self.border in BORDERS, " or ".join(BORDERS))
         pair = self.scale_jitter
         self._require(
             "scale_jitter",
@@ -109,6 +114,14 @@ class Augment:
                 "augment.area and augment.scale_jitter cannot be used together",
                 why="each of them decides which part of an image is cut out and how large it becomes",
                 try_="leave one of them out",
+            )
+
+        if self.border == "mirror" and (self.affine or self.resizes or self.elastic > 0):
+            raise ConvworksError(
+                "U205",
+                "augment.border = mirror is for shifts alone",
+                why="images that are turned, zoomed, sheared, bent or resized get grey where they end",
+                try_="--set augment.border=fill",
             )
 
     def _require(self, name: str, good: bool, wanted: str) -> None:
@@ -141,7 +154,9 @@ class Augment:
         """Names of the settings in use besides shift, flip, rotate, scale and shear."""
         simple = {"shift", "flip", "rotate", "scale", "shear", "aspect", "elastic_sigma", "magnitude"}
         return tuple(
-            each.name for each in fields(self) if each.name not in simple and getattr(self, each.name)
+            each.name
+            for each in fields(self)
+            if each.name not in simple and getattr(self, each.name) != each.default
         )
 
     def require_simple(self, where: str) -> None:

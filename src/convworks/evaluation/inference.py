@@ -95,12 +95,16 @@ def predict_views(
                         raise StoppedEarlyError
                 waiting.add((number, name), pixels)
             for ready in [each for each in done if done[each].complete]:  # in order: first in, first out
-                means.append(average(done.pop(ready).answers))
+                means.append(_mean(done.pop(ready), protocol))
             if should_stop():
                 raise StoppedEarlyError
     run()
-    means += [average(image.answers) for image in done.values()]
+    means += [_mean(image, protocol) for image in done.values()]
     return np.stack(means).astype(np.float32) if means else np.empty((0, 0), dtype=np.float32)
+
+
+def _mean(image: _Image, protocol: Protocol) -> NDArray[np.float64]:
+    return average(image.answers, protocol.weights(image.answers))
 
 
 def _each_view(stacks: Sequence[Stack]) -> Iterator[tuple[str, NDArray[np.uint8]]]:

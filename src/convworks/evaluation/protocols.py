@@ -11,6 +11,7 @@ s / 224 and rounded, so that at 224 they are the papers' own. No torch in here.
     vgg-multi-scale         the same at Q = {S - 32, S, S + 32}, S = 256   the same, section 4.2
     vgg-multi-scale-jitter  the same at Q = {256, 384, 512}                the same, section 4.2
     multi-crop              3 scales x a 5 x 5 grid x 2                    the same, sections 3.2 and 4.3
+    mirror-translate        3 places along a diagonal x 2                  Jordan 2024, section 3.5
     dense+multi-crop        the mean of the two soft-max posteriors        the same, section 4.3, Table 5
 
 `NAME@256/384` is a protocol at other scales, `ONE+OTHER` the mean of two or more.
@@ -25,10 +26,14 @@ from typing import Any, Literal
 
 from convworks.errors import ConvworksError, unknown_name
 
-Layout = Literal["stored", "five", "squares", "grid", "shifts", "whole"]
+Layout = Literal["stored", "five", "squares", "grid", "shifts", "diagonal", "whole"]
 
 PUBLISHED = 224  # the input that all scales are written for
-VIEWS: dict[Layout, int] = {"stored": 1, "five": 5, "squares": 18, "grid": 25, "shifts": 9, "whole": 1}
+VIEWS: dict[Layout, int] = {
+    "stored": 1, "five": 5, "squares": 18, "grid": 25, "shifts": 9, "diagonal": 3, "whole": 1,
+}  # fmt: skip
+CENTRE = "centre"  # the name of the view that is not moved begins so
+DOUBLE = 2  # of the layout "diagonal": the weight of the centre against that of a moved view
 LARGEST_SCALE = 2048
 POSTERIORS = "mean of the softmax probabilities of all views"
 SCORES = "mean of the class score map, then softmax; mean of these over views"
@@ -64,7 +69,15 @@ class Protocol:
             return f"mean of the softmax posteriors of {' and '.join(self.parts)}"
         if self.dense:
             return SCORES
+        if self.layout == "diagonal":
+            return f"{POSTERIORS}, the centre counted twice"
         return POSTERIORS if self.views > 1 else "one view"
+
+    def weights(self, names: Iterable[str]) -> dict[str, float] | None:
+        """How much each view counts, by its name; None where all count the same."""
+        if self.layout != "diagonal":
+            return None
+        return {name: DOUBLE if name.startswith(CENTRE) else 1 for name in names}
 
     @property
     def mirrors(self) -> bool:
@@ -81,8 +94,8 @@ class Protocol:
             return self.averaging
         sizes = ", ".join(map(str, self.sizes(side)))
         text = f"{self.summary}; {self.averaging}"
-        if self.layout == "shifts":
-            return f"{text}; d = {shift(side)}"
+        if self.layout in SHARES:
+            return f"{text}; d = {shift(self.layout, side)}"
         if not self.scales:
             return text
         from_224 = f" ({', '.join(map(str, self.scales))} at 224)" if side != PUBLISHED else ""
@@ -100,9 +113,13 @@ def scaled(number: int, side: int) -> int:
     return (2 * number * side + PUBLISHED) // (2 * PUBLISHED)
 
 
-def shift(side: int) -> int:
-    """Pixels by which test-time shifts move an input of `side`: a sixteenth of it, and one at least."""
-    return max(1, (2 * side + 16) // 32)
+SHARES: dict[Layout, int] = {"shifts": 16, "diagonal": 32}  # of the side, by which views are moved
+
+
+def shift(layout: Layout, side: int) -> int:
+    """Pixels by which views of that layout move an input of `side`: its share, rounded, 1 at least."""
+    share = SHARES[layout]
+    return max(1, (2 * side + share) // (2 * share))
 
 
 JITTER = (256, 384, 512)
@@ -130,6 +147,8 @@ PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (
     Protocol(name="tta-shifts", layout="shifts",
              source="for small images where a mirror image means another class",
              summary="the image as training fits it, moved by 0 or d pixels in 9 directions"),
+    Protocol(name="mirror-translate", layout="diagonal", mirrored=True, source="Jordan 2024, section 3.5",
+             summary="the image as training fits it, and moved by d pixels up left and down right, mirrored"),
     Protocol(name="full", layout="whole", scales=(256,),
              source="networks with global pooling, He et al. 2015",
              summary="whole image, nothing cut off; for networks that take any size"),

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convworks.data.augment_geometry import framed
 from convworks.data.preprocess import PANORAMA, Geometry, centre_crop, luma, resized
-from convworks.evaluation.protocols import Protocol, scaled, shift
+from convworks.evaluation.protocols import CENTRE, Protocol, scaled, shift
 
 Pixels = NDArray[np.uint8]
 MIRROR = " mirrored"
@@ -53,10 +54,14 @@ def views_of(pixels: Pixels, protocol: Protocol, geometry: Geometry) -> Iterator
     """
     if protocol.parts:
         raise ValueError(f"{protocol.name} is a mean of {', '.join(protocol.parts)}")
-    if protocol.layout in ("stored", "shifts"):
+    if protocol.layout in ("stored", "shifts", "diagonal"):
         stored = geometry.fitted(pixels)
-        centre = centre_crop(stored, geometry.height, geometry.width)
-        parts = [("centre", centre)] if protocol.layout == "stored" else shifted(stored, geometry)
+        if protocol.layout == "stored":
+            parts = [(CENTRE, centre_crop(stored, geometry.height, geometry.width))]
+        elif protocol.layout == "shifts":
+            parts = shifted(stored, geometry)
+        else:
+            parts = diagonal(stored, geometry)
         yield _stack(parts, mirrored=protocol.mirrored)
         return
     image = base_image(pixels, geometry)
@@ -145,17 +150,28 @@ def shifted(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
 
     Beyond the border of the stored image is what training's shifts put there: grey level `fill`.
     """
-    H, W, C = geometry.stored_shape
-    dy, dx = shift(geometry.height), shift(geometry.width)
-    canvas = np.full((H + 2 * dy, W + 2 * dx, C), geometry.fill, dtype=np.uint8)
-    canvas[dy : dy + H, dx : dx + W] = stored
-    top, left = (H - geometry.height) // 2, (W - geometry.width) // 2
-    found = []
-    for y in (0, -1, 1):
-        for x in (0, -1, 1):
-            a, b = top + dy + y * dy, left + dx + x * dx
-            found.append((f"{y:+d}{x:+d}", canvas[a : a + geometry.height, b : b + geometry.width]))
-    return found
+    dy, dx = (shift("shifts", side) for side in (geometry.height, geometry.width))
+    canvas = framed(stored[None], dy, dx, fill=geometry.fill, mirrored=False)[0]
+    sides = (0, -1, 1)
+    return [(f"{y:+d}{x:+d}", _moved(canvas, y * dy, x * dx, geometry)) for y in sides for x in sides]
+
+
+def diagonal(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
+    """The centre, and the same window moved by d pixels up left and down right; d is `shift` of the side.
+
+    Beyond the border of the stored image lies the image mirrored at its edge (Jordan 2024, section 3.5).
+    """
+    sides = (geometry.height, geometry.width)
+    dy, dx = (min(shift("diagonal", side), side - 1) for side in sides)  # one pixel has no mirror image
+    canvas = framed(stored[None], dy, dx, fill=geometry.fill, mirrored=True)[0]
+    places = {CENTRE: 0, "up left": -1, "down right": 1}
+    return [(name, _moved(canvas, way * dy, way * dx, geometry)) for name, way in places.items()]
+
+
+def _moved(canvas: Pixels, down: int, right: int, geometry: Geometry) -> Pixels:
+    """The central window of a canvas, moved."""
+    top, left = (canvas.shape[0] - geometry.height) // 2, (canvas.shape[1] - geometry.width) // 2
+    return canvas[top + down : top + down + geometry.height, left + right : left + right + geometry.width]
 
 
 def _stack(parts: list[tuple[str, Pixels]], *, mirrored: bool) -> Stack:

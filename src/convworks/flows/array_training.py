@@ -10,9 +10,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from convworks.errors import ConvworksError
-from convworks.flows.prepare import optimizer_for, schedule_for, step_settings
+from convworks.flows.prepare import average_for, optimizer_for, schedule_for, step_settings
 from convworks.recipes.recipe import Recipe, TransferSpec
-from convworks.training.ema import WeightAverage
 from convworks.training.initialize import initialize
 from convworks.training.loop import (
     Batches,
@@ -51,7 +50,7 @@ def loss_curve(
     """Train in place and return the mean loss of each epoch. Raises N601 where the training diverges."""
     settings = step_settings(recipe, labels, classes, "cpu")
     optimizer = optimizer_for(recipe, network)
-    average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
+    average = average_for(recipe, network, batches.steps)
     spec = recipe.schedule
     schedule = schedule_for(recipe, batches.steps)
     drops = Plateau(spec.patience, spec.max_drops if spec.name == "plateau" else 0, spec.factor)

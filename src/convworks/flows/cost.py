@@ -154,7 +154,7 @@ def estimate(
         parameters=total.parameters,
         need=need,
         states=states,
-        average=need.weights if recipe.ema is not None else 0,
+        average=need.weights if recipe.averages else 0,
         free=free_memory(choose_device(recipe.device)),
         counts=counts,
         sources=dict(resolved.sources),

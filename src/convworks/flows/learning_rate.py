@@ -33,7 +33,7 @@ from convworks.report.text import count
 from convworks.runs import Run, open_run, read_records
 from convworks.training.loop import NotFiniteError, Position, train_epoch
 from convworks.training.planner import Plan, choose_device, usable_cpus
-from convworks.training.schedule import Plateau, cycle_ends
+from convworks.training.schedule import RISING, Plateau, cycle_ends
 
 BETA = 0.9  # of the smoothed loss: about ten steps
 ROSE = 4.0  # times the lowest smoothed loss ends the test
@@ -333,7 +333,7 @@ def _facts(recipe: Recipe, total: int, per_epoch: int, images: int) -> dict[str,
     facts["schedule"] = f"{shape}, from {top:.6g} at the top"
     if scaled is not None:
         facts["scaled"] = f"{top:.6g} = {recipe.optimizer.lr:g} x {recipe.batch} / {scaled}"
-    if spec.warmup and shape != "one-cycle":
+    if spec.warmup and shape not in RISING:
         warm = round(spec.warmup * total)
         facts["warm-up"] = f"{warm:,} steps, {spec.warmup:.0%} of the run, from {top / max(warm, 1):.3g}"
     if shape == "step":

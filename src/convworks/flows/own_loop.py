@@ -21,6 +21,7 @@ from convworks.evaluation.inference import predict_probabilities
 from convworks.evaluation.metrics import Metrics, measure
 from convworks.flows.prepare import (
     Prepared,
+    average_for,
     evaluation_loader,
     optimizer_for,
     prepare_data,
@@ -31,8 +32,7 @@ from convworks.flows.prepare import (
 from convworks.flows.session_state import Best
 from convworks.flows.shortcuts import asked_recipe, data_request
 from convworks.recipes.recipe import AugmentSpec, Recipe
-from convworks.training.ema import WeightAverage
-from convworks.training.loop import Numerics, Position, Step, train_epoch
+from convworks.training.loop import Average, Numerics, Position, Step, train_epoch
 from convworks.training.loss import targets
 from convworks.training.schedule import Plateau
 from convworks.training.transfer import StagedUnfreezing, fixed_parameters, resting_after
@@ -222,7 +222,7 @@ class _Fitting:
         labels = dataset.labels[torch.from_numpy(dataset.split_rows("train"))]
         settings = step_settings(recipe, labels, len(data.classes), self.numerics.device)
         optimizer = optimizer_for(recipe, network)
-        average = WeightAverage(network, recipe.ema) if recipe.ema is not None else None
+        average = average_for(recipe, network, loader.steps)
         every = recipe.transfer.unfreeze
         thaw = StagedUnfreezing(network, every=every, fixed=fixed_parameters(network)) if every else None
         begin = resting_after(
@@ -259,7 +259,7 @@ class _Fitting:
         patience = self.recipe.early_stopping
         return patience is not None and self.best.waited >= patience
 
-    def _end_epoch(self, average: WeightAverage | None) -> None:
+    def _end_epoch(self, average: Average | None) -> None:
         """Evaluate, keep the best weights, move the plateau on."""
         metrics, position, keep = self._evaluate(average), self.position, self.recipe.keep
         self.best, better = self.best.after(metrics, epoch=position.epoch, step=position.step, keep=keep)
@@ -267,7 +267,7 @@ class _Fitting:
             self.kept = _copied(self.network.state_dict() if average is None else average.average)
         self.plateau = self.plateau.after_epoch(metrics.top1)
 
-    def _evaluate(self, average: WeightAverage | None) -> Metrics:
+    def _evaluate(self, average: Average | None) -> Metrics:
         """Metrics on the validation images; the network ends with the weights that it came with."""
         network, dataset = self.network, self.data.dataset
         rows = dataset.split_rows("val")

@@ -25,7 +25,9 @@ from convworks.data.store import Probe, probe
 from convworks.errors import ConvworksError
 from convworks.randomness import derive_seed
 from convworks.recipes.recipe import AugmentSpec, Recipe
-from convworks.training.loop import Numerics, StepSettings
+from convworks.training.ema import WeightAverage
+from convworks.training.lookahead import Lookahead
+from convworks.training.loop import Average, Numerics, StepSettings
 from convworks.training.loss import balanced_weights
 from convworks.training.optimizer import make_optimizer
 from convworks.training.planner import usable_cpus
@@ -264,6 +266,17 @@ def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:
         cycle=spec.cycle,
         cycle_growth=spec.cycle_growth,
     )
+
+
+def average_for(recipe: Recipe, network: nn.Module, steps_per_epoch: int) -> Average | None:
+    """The weights that are evaluated and kept in place of those that the optimizer moves, where there are."""
+    if recipe.ema is not None:
+        return WeightAverage(network, recipe.ema)
+    spec = recipe.lookahead
+    if not spec.every:
+        return None
+    total = recipe.epochs * steps_per_epoch
+    return Lookahead(network, every=spec.every, rate=spec.rate, growth=spec.growth, total=total)
 
 
 def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: str) -> StepSettings:

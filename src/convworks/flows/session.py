@@ -26,6 +26,7 @@ from convworks.flows import snapshots
 from convworks.flows.events import EpochDone, Event, Note, Progress, Stopped
 from convworks.flows.prepare import (
     Prepared,
+    average_for,
     evaluation_loader,
     optimizer_for,
     schedule_for,
@@ -46,7 +47,6 @@ from convworks.training.checkpoint import (
     save_checkpoint,
     step_name,
 )
-from convworks.training.ema import WeightAverage
 from convworks.training.loop import (
     Batches,
     NotFiniteError,
@@ -99,7 +99,6 @@ class Session:
         self._part = next(places, "")
         self.validation, self.before_epoch = validation, before_epoch
         self.optimizer: Optimizer = optimizer_for(recipe, self.trainee)
-        self.average = WeightAverage(self.trainee, recipe.ema) if recipe.ema is not None else None
         self.position = Position()
         self.best = Best()
         spec = recipe.schedule
@@ -114,6 +113,7 @@ class Session:
             acting = settings.regularizers.within(self.trainee, self._part)
             settings = replace(settings, regularizers=acting)
         self.settings = settings
+        self.average = average_for(recipe, self.trainee, self.loader.steps)
         self.schedule = schedule_for(recipe, self.loader.steps)
         self._judge: nn.Module | None = None
         self.first_step = 0  # of this session: where it began or was resumed

@@ -12,7 +12,7 @@ from convworks.flows.prepare import regularizers, top_rate
 from convworks.recipes.recipe import Recipe
 from convworks.report.text import count
 from convworks.training.regularizers import Regularizers
-from convworks.training.schedule import Plateau, cycle_ends
+from convworks.training.schedule import RISING, Plateau, cycle_ends
 
 
 def technique_notes(recipe: Recipe, trainee: nn.Module, acting: Regularizers) -> Iterator[Note]:
@@ -40,7 +40,7 @@ def _batch_notes(recipe: Recipe, trainee: nn.Module) -> Iterator[str]:
         )
     spec = recipe.optimizer
     if spec.reference_batch is not None and spec.reference_batch != recipe.batch:
-        warm = "" if recipe.schedule.warmup or recipe.schedule.name == "one-cycle" else "; no warm-up is set"
+        warm = "" if recipe.schedule.warmup or recipe.schedule.name in RISING else "; no warm-up is set"
         yield (
             f"learning rate {top_rate(recipe):.6g} = {spec.lr:g} x {recipe.batch} / {spec.reference_batch}, "
             f"scaled with the batch{warm}"
@@ -65,8 +65,8 @@ def _penalty_notes(recipe: Recipe) -> Iterator[str]:
         exact = "by soft thresholding after each step, which gives exact zeros"
         how = exact if spec.proximal else "in the loss"
         yield f"L1: {spec.l1:g} sum |w|, {how}"
-        if spec.proximal and recipe.ema is not None:
-            yield "averaged weights (ema) come close to the zeros of L1, and need not reach them"
+        if spec.proximal and recipe.averages:
+            yield "averaged weights come close to the zeros of L1, and need not reach them"
     if spec.stochastic_depth:
         yield (
             f"stochastic depth: branches are left out with probabilities up to {spec.stochastic_depth:g}; "

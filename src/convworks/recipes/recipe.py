@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate
 
+from convworks.errors import ConvworksError
 from convworks.evaluation.protocols import is_protocol
 
 Scalar = int | float | str | bool | None
@@ -59,11 +60,11 @@ class OptimizerSpec:
 class ScheduleSpec:
     """The learning rate as a function of the step, relative to `optimizer.lr`."""
 
-    name: Literal["constant", "step", "plateau", "exponential", "cosine", "warm-restarts", "one-cycle"] = (
-        option("cosine", "Shape of the learning rate over the run.")
-    )
+    name: Literal[
+        "constant", "step", "plateau", "exponential", "cosine", "warm-restarts", "one-cycle", "triangle"
+    ] = option("cosine", "Shape of the learning rate over the run.")
     warmup: Annotated[float, Ge(0), Lt(1)] = option(
-        0.0, "Share of the run spent rising linearly from zero (one-cycle: from a 25th)."
+        0.0, "Share of the run spent rising linearly from zero (one-cycle: from a 25th; triangle: a fifth)."
     )
     milestones: tuple[float, ...] = option((0.5, 0.75), "step: shares of the run where the rate drops.")
     factor: Annotated[float, Gt(0), Lt(1)] = option(
@@ -78,7 +79,7 @@ class ScheduleSpec:
         1.0, "warm-restarts: what a cycle's length is multiplied by for the next one."
     )
     final: Annotated[float, Ge(0), Le(1)] = option(
-        0.0, "cosine, warm-restarts, one-cycle: where the multiplier ends, as a share of the top."
+        0.0, "cosine, warm-restarts, one-cycle, triangle: where the multiplier ends, as a share of the top."
     )
 
 
@@ -88,6 +89,9 @@ class AugmentSpec:
 
     shift: Annotated[int, Ge(0), Le(1024)] = option(
         0, "Random shift up to this many pixels in each direction."
+    )
+    border: Literal["fill", "mirror"] = option(
+        "fill", "shift: what comes into view, grey level or the image mirrored at its edge."
     )
     flip: bool = option(False, "Mirror left and right with probability one half.")
     flip_alternates: bool = option(
@@ -178,6 +182,21 @@ class TransferSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookaheadSpec:
+    """Slow weights beside those that the optimizer moves; the slow ones are evaluated and kept."""
+
+    every: Annotated[int, Ge(0)] = option(
+        0, "Steps between moves of the slow weights, to which the others then return (Zhang 2019: 5); 0: off."
+    )
+    rate: Annotated[float, Gt(0), Le(1)] = option(
+        0.5, "Share of the way to the fast weights that the slow ones go."
+    )
+    growth: Annotated[float, Ge(0)] = option(
+        0.0, "The share falls from 1 to `rate` with this power of the run's progress; 0: always `rate`."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Model, data preparation, training and selection, as one value."""
 
@@ -227,6 +246,7 @@ class Recipe:
         "none", "balanced: a class counts in inverse proportion to its number of training images."
     )
     clip_norm: Annotated[float, Gt(0)] | None = option(None, "Largest norm of the whole gradient.")
+    lookahead: LookaheadSpec = option(LookaheadSpec(), "Slow weights that the fast ones return to.")
     ema: Annotated[float, Gt(0), Lt(1)] | None = option(
         None, "Decay of the averaged weights, which are then the ones evaluated and kept."
     )
@@ -257,6 +277,21 @@ class Recipe:
         0, "Steps between checkpoints; 0: about every thirty seconds. Every epoch ends with one."
     )
     keep_checkpoints: Annotated[int, Ge(1)] = option(2, "Checkpoints kept beside the best one.")
+
+    def __post_init__(self) -> None:
+        """Raises U290 where both kinds of averaged weights are asked for."""
+        if self.ema is not None and self.lookahead.every:
+            raise ConvworksError(
+                "U290",
+                "ema and lookahead cannot be used together",
+                why="each of them decides which weights are evaluated and kept",
+                try_="--set ema=none",
+            )
+
+    @property
+    def averages(self) -> bool:
+        """Whether weights beside those that the optimizer moves are evaluated and kept."""
+        return self.ema is not None or self.lookahead.every > 0
 
 
 # Keys that may change between the parts of a stopped run without changing what is computed.

@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from convworks.data.loader import Batch, Mixed
 from convworks.layers import WithAuxiliary
 from convworks.randomness import derive_seed
-from convworks.training.ema import WeightAverage
 from convworks.training.loss import batch_normaliser, summed_cross_entropy
 from convworks.training.optimizer import set_learning_rate
 from convworks.training.regularize import SparsityPenalty
@@ -43,6 +42,14 @@ class Batches(Protocol):
     def steps(self) -> int: ...
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]: ...
+
+
+class Average(Protocol):
+    """Weights beside those that the optimizer moves: they are evaluated and kept."""
+
+    average: dict[str, Tensor]
+
+    def update(self, network: nn.Module, step: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def train_epoch(
     schedule: Schedule,
     settings: StepSettings,
     numerics: Numerics,
-    average: WeightAverage | None = None,
+    average: Average | None = None,
     before_epoch: Callable[[int], None] | None = None,
 ) -> Generator[Step]:
     """The rest of the epoch at which `position` stands, one yield after every optimizer step.
@@ -145,7 +152,7 @@ def _steps(
     schedule: Schedule,
     settings: StepSettings,
     numerics: Numerics,
-    average: WeightAverage | None,
+    average: Average | None,
 ) -> Generator[Step]:
     for batch in loader.epoch(position.epoch, start=position.batch):
         lr = settings.lr * schedule(position.step)
