@@ -63,8 +63,8 @@ WARPED = {  # the distortions of the committee of 2012, a little weaker
     "augment__elastic": 30.0,
     "augment__elastic_sigma": 5.0,
 }
-# CIFAR-10: the published procedures, but the rate falls to zero, and the first block rests at last.
-AIRBENCH: dict[str, Any] = {"batch": 512, "val_fraction": 0.02, "schedule__final": 0.0}
+# CIFAR-10: the published procedures in batches of 512, but the first block rests at last.
+AIRBENCH: dict[str, Any] = {"batch": 512, "val_fraction": 0.02}
 
 
 def airbench(recipe: str, *, epochs: int, block1: int) -> dict[str, Any]:
@@ -89,7 +89,7 @@ GOALS = {
     "mnist_committee": Goal(
         "mnist", 99.83, 2400, {**DIGITS, **WARPED, "epochs": 16, "val_fraction": 0.05}, members=8
     ),
-    "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=14, block1=12)),
+    "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=13, block1=10)),
     "cifar_92": Goal("cifar10", 92.0, 900, airbench("airbench2024_95", epochs=18, block1=13)),
 }
 

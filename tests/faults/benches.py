@@ -133,6 +133,10 @@ WHITENED: dict[str, Any] = {
     "augment.flip": True,
     "augment.flip_alternates": True,
     "augment.shift": 2,
+    "augment.border": "mirror",
+    "schedule.name": "triangle",
+    "lookahead.every": 3,
+    "lookahead.growth": 2.0,
     "early_stopping": 3,
 }
 
