@@ -90,7 +90,13 @@ GOALS = {
         "mnist", 99.83, 2400, {**DIGITS, **WARPED, "epochs": 16, "val_fraction": 0.05}, members=8
     ),
     "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=13, block1=10)),
-    "cifar_92": Goal("cifar10", 92.0, 900, airbench("airbench2024_95", epochs=18, block1=13)),
+    # Twenty passes learn nearly all training images by heart (99.8 %): squares of 8 pixels are hidden.
+    "cifar_92": Goal(
+        "cifar10",
+        92.0,
+        900,
+        {**airbench("airbench2024_95", epochs=20, block1=14), "augment__cutout": 8},
+    ),
 }
 
 

@@ -24,8 +24,21 @@ OVERFLOWS = ("preact_resnet1001_cifar", "resnet1202_cifar")
 STEEP = ("bn_inception", "plain32_cifar", "plain34", "plain56_cifar")
 SIZES = [(16, 16), (20, 24), (28, 28), (32, 32), (33, 33), (40, 32)]
 every_model = pytest.mark.parametrize("name", models.names())
-trained_model = pytest.mark.parametrize(
-    "name", [name for name in models.names() if not NETWORKS[name].only_counted]
+TRAINED = [name for name in models.names() if not NETWORKS[name].only_counted]
+trained_model = pytest.mark.parametrize("name", TRAINED)
+# More than 15 M parameters, or 90 M multiply-adds for an image: five seconds and more until they are done.
+# Smaller members of their families do it in every run of the tests, these in `make proofs`.
+SLOW = (
+    "airbench94",
+    "airbench95",
+    "inception_resnet_v1",
+    "inception_v3",
+    "plain34",
+    "plain44_cifar",
+    "plain56_cifar",
+    "resnet34",
+    "resnet34_a",
+    "resnet50",
 )
 
 
@@ -210,7 +223,9 @@ def test_one_step_lowers_the_loss(name: str) -> None:
     assert step(net, optimizer, x, y) < before
 
 
-@trained_model
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.proof if name in SLOW else ()) for name in TRAINED]
+)
 def test_it_learns_eight_images_by_heart(name: str) -> None:
     net = build(name)
     x, y = images(name, 8), torch.arange(8)

@@ -59,20 +59,20 @@ def framed(
     if not rows and not columns:
         return np.ascontiguousarray(source)
     B, H, W, C = source.shape
-    framed = np.empty((B, H + 2 * rows, W + 2 * columns, C), dtype=np.uint8)
-    framed[:, rows : rows + H, columns : columns + W] = source
+    canvas = np.empty((B, H + 2 * rows, W + 2 * columns, C), dtype=np.uint8)
+    canvas[:, rows : rows + H, columns : columns + W] = source
     if not mirrored:
-        framed[:, :rows], framed[:, rows + H :] = fill, fill
-        framed[:, rows : rows + H, :columns], framed[:, rows : rows + H, columns + W :] = fill, fill
-        return framed
-    inner = framed[:, rows : rows + H]
+        canvas[:, :rows], canvas[:, rows + H :] = fill, fill
+        canvas[:, rows : rows + H, :columns], canvas[:, rows : rows + H, columns + W :] = fill, fill
+        return canvas
+    inner = canvas[:, rows : rows + H]
     for k in range(1, columns + 1):
         inner[:, :, columns - k] = inner[:, :, columns + k]
         inner[:, :, columns + W - 1 + k] = inner[:, :, columns + W - 1 - k]
     for k in range(1, rows + 1):
-        framed[:, rows - k] = framed[:, rows + k]
-        framed[:, rows + H - 1 + k] = framed[:, rows + H - 1 - k]
-    return framed
+        canvas[:, rows - k] = canvas[:, rows + k]
+        canvas[:, rows + H - 1 + k] = canvas[:, rows + H - 1 - k]
+    return canvas
 
 
 def flip_columns(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> None:

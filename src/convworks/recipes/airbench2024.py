@@ -35,9 +35,7 @@ DECOUPLED = 1 + 1 / (1 - MOMENTUM)
 DECAY = 0.0153  # for 1,024 examples, of a weight in one step at the whole rate
 BIASES = tuple(f"block{block}.norm{norm}.bias" for block in (1, 2, 3) for norm in (1, 2))
 BIAS_RATE = 64.0  # times the others'
-SLOWEST = (
-    0.2262  # 1 - 0.95^5: at last the slow weights keep 0.95 of themselves in a step, as the paper counts
-)
+SLOWEST = 0.2262  # 1 - 0.95^5: the share that the slow weights go at last
 
 
 def procedure(model: str, *, epochs: int, rate: float) -> Recipe:
