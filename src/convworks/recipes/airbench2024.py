@@ -131,9 +131,7 @@ AIRBENCH2024 = PublishedRecipe(
     values=printed(NINETY_FOUR, 11.5, where="section 3.1 and appendix A"),
     chosen={**CHOSEN, "epochs": "10 passes, for the paper's 9.9"},
     departures=("10 passes in place of 9.9", *DEPARTURES),
-    notes=(
-        "five minutes of two processors: --batch 512 --epochs 13 --set transfer.freeze_after.block1=10",
-    ),
+    notes=("five minutes of two processors: --batch 512 --epochs 13 --set transfer.freeze_after.block1=10",),
 )
 AIRBENCH2024_95 = PublishedRecipe(
     name="airbench2024_95",
