@@ -48,6 +48,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+MIRRORED: dict[str, Any] = {"shift": 2, "border": "mirror"}
+
+
 def recipe(**changes: Any) -> Recipe:
     flags = {
         key if "." in key or hasattr(Recipe(), key) else f"augment.{key}": v for key, v in changes.items()
@@ -83,7 +86,8 @@ def test_the_training_loader_has_the_recipes_policy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"area": (0.08, 1.0), "aspect": 2.0}, EVERYTHING]
+    "changes",
+    [{}, {"mixup": 0.4}, {"cutmix": 1.0}, {"area": (0.08, 1.0), "aspect": 2.0}, MIRRORED, EVERYTHING],
 )
 def test_the_pictures_are_those_of_training(tmp_path: Path, changes: dict[str, Any]) -> None:  # fmt: skip
     wanted = recipe(**changes, batch=5, seed=3)
@@ -148,7 +152,8 @@ def test_what_was_drawn_is_said(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_nothing_are_not_named() -> None:
-    assert active_settings(Augment(aspect=2.0, magnitude=3.0)) == {}
+    assert active_settings(Augment(aspect=2.0, magnitude=3.0, border="mirror")) == {}
+    assert active_settings(Augment(shift=2, border="mirror")) == {"shift": 2, "border": "mirror"}
     assert active_settings(Augment(area=(0.1, 1.0), aspect=2.0)) == {"area": (0.1, 1.0), "aspect": 2.0}
 
 

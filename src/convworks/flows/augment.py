@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Settings that say how another one works, and the one.
-QUALIFY = {"aspect": "area", "elastic_sigma": "elastic", "magnitude": "randaugment"}
+QUALIFY = {"border": "shift", "aspect": "area", "elastic_sigma": "elastic", "magnitude": "randaugment"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,13 +104,17 @@ def _setting(key: str, value: Any) -> str:
         return key
     if isinstance(value, (tuple, list)):
         return f"{key} {value[0]:g} to {value[1]:g}"
-    return f"{key} {value:.4g}"
+    return f"{key} {value if isinstance(value, str) else format(value, '.4g')}"
 
 
 def active_settings(policy: Augment) -> dict[str, Any]:
     """The settings that have an effect, in the order of the fields."""
     values = asdict(policy)
-    return {key: value for key, value in values.items() if value and values[QUALIFY.get(key, key)]}
+    return {
+        key: value
+        for key, value in values.items()
+        if value not in (0, None, "fill") and values[QUALIFY.get(key, key)]
+    }
 
 
 def preview(
