@@ -109,3 +109,13 @@ def test_every_run_says_what_it_has_to_do_with_its_recipe(
     assert "differs from the lectures in epochs" in " ".join(run(capsys, "show", "runs/l2").out.split())
     ran = run(capsys, "train", "photos", "--recipe", "fast", "--dry-run", *quick, "--size", "16")
     assert "recipe     fast: ours, no paper" in ran.out + ran.err
+
+
+def test_long_values_are_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "show", "recipe", "airbench2024").out.splitlines()
+    assert max(map(len, lines)) <= 100
+    start = next(number for number, line in enumerate(lines) if line.startswith("optimizer.group_rate"))
+    assert [line.split()[-3] for line in lines[start + 4 : start + 6]] == [
+        "block3.norm1.bias",
+        "block3.norm2.bias",
+    ]

@@ -21,7 +21,7 @@ def show_recipe(entry: PublishedRecipe, console: Console) -> dict[str, Any]:
     console.answer()
     rows = setting_rows(entry, everything=console.verbose)
     for number, line in enumerate(
-        table([("setting", "value", "where"), *rows], width=max(80, console.width))
+        table([("setting", "value", "where"), *rows], width=max(80, console.width), fold=[1])
     ):
         console.answer(line, style="bold" if number == 0 else "")
     for label, sentences in (("deviations", entry.departures), ("notes", entry.notes)):

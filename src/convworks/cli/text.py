@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -68,27 +69,44 @@ def block(label: str, text: str, *, width: int = 100) -> list[str]:
     return [f"{label if number == 0 else '':<{LABEL}}{line}" for number, line in enumerate(lines)]
 
 
-def table(rows: Sequence[Sequence[Any]], *, right: Iterable[int] = (), width: int | None = None) -> list[str]:
+FOLDED = 36  # characters of a column that is wrapped
+
+
+def table(
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Iterable[int] = (),
+    width: int | None = None,
+    fold: Iterable[int] = (),
+) -> list[str]:
     """Columns of equal width, two spaces between them; the columns in `right` are set flush right.
 
-    With a width, the last column is wrapped into what is left of it.
+    With a width, the last column is wrapped into what is left of it. Columns in `fold` are wrapped at FOLDED.
     """
-    texts = [[clean(str(cell)) for cell in row] for row in rows]
+    folded = set(fold)
+    texts = [
+        [_wrapped(clean(str(cell)), FOLDED if at in folded else None) for at, cell in enumerate(row)]
+        for row in rows
+    ]
     if not texts:
         return []
     last = len(texts[0]) - 1
-    widths = [max(len(row[column]) for row in texts) for column in range(last + 1)]
+    widths = [max(len(line) for row in texts for line in row[column]) for column in range(last + 1)]
     left = sum(widths[:-1]) + 2 * last
     room = max(20, width - left) if width is not None else None
     flush = set(right)
     lines = []
     for row in texts:
-        cells = [
-            text.rjust(widths[at]) if at in flush else text.ljust(widths[at]) for at, text in enumerate(row)
-        ]
-        further: list[str] = []
-        if room is not None and len(row[last]) > room:
-            cells[last], *further = textwrap.wrap(row[last], room)
-        lines.append("  ".join(cells).rstrip())
-        lines += [" " * left + text for text in further]
+        *cells, ending = row
+        for each in zip_longest(*cells, _wrapped(ending[0], room), fillvalue=""):
+            aligned = [
+                text.rjust(widths[at]) if at in flush else text.ljust(widths[at])
+                for at, text in enumerate(each)
+            ]
+            lines.append("  ".join(aligned).rstrip())
     return lines
+
+
+def _wrapped(text: str, room: int | None) -> list[str]:
+    """The text in lines of so many characters; as it is where it fits."""
+    return [text] if room is None or len(text) <= room else textwrap.wrap(text, room)
