@@ -2,7 +2,7 @@
 # make test   everything that tests need, then all of them (under 15 minutes on two cores)
 # make check  format, lint, types, import direction
 # make bench  speed against the ordinary training loop, quick form
-# make proofs the long proofs: 400 kills, 10,000 mutated files for each format
+# make proofs the long proofs: 400 kills, 10,000 mutated files for each format, the largest networks
 
 PYTHON ?= python3.11
 VENV := .venv

@@ -1,4 +1,4 @@
-"""Lookahead against Algorithm 1 in plain float64 numbers, and inside the training loop."""
+"""Lookahead against Algorithm 1 in plain float64 numbers, and which weights a recipe averages."""
 
 from __future__ import annotations
 

@@ -81,7 +81,8 @@ def table(
 ) -> list[str]:
     """Columns of equal width, two spaces between them; the columns in `right` are set flush right.
 
-    With a width, the last column is wrapped into what is left of it. Columns in `fold` are wrapped at FOLDED.
+    With a width, the last column is wrapped into what is left of it. Columns in `fold`, the last
+    excepted, are wrapped at FOLDED.
     """
     folded = set(fold)
     texts = [

@@ -15,17 +15,24 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average: dict[str, Tensor] = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.average = copied_state(network)
 
-    @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """`step` counts from 0 and is the step that was just made."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        current = network.state_dict()
-        floating = [name for name, value in self.average.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.average[name] for name in floating], [current[name] for name in floating], 1 - decay
-        )
-        for name, value in self.average.items():
-            if not value.is_floating_point():
-                value.copy_(current[name])
+        approach_(self.average, network, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+
+def copied_state(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as tensors of their own."""
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+@torch.no_grad()
+def approach_(average: dict[str, Tensor], network: nn.Module, share: float) -> None:
+    """average += share (network - average), in place; counters are copied."""
+    current = network.state_dict()
+    floating = [name for name, value in average.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in floating], [current[name] for name in floating], share)
+    for name, value in average.items():
+        if not value.is_floating_point():
+            value.copy_(current[name])

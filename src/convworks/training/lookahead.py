@@ -8,7 +8,9 @@ step back", NeurIPS 2019.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from convworks.training.ema import approach_, copied_state
 
 
 class Lookahead:
@@ -23,7 +25,7 @@ class Lookahead:
         self, network: nn.Module, *, every: int, rate: float = 0.5, growth: float = 0.0, total: int = 1
     ) -> None:
         self.every, self.rate, self.growth, self.total = every, rate, growth, max(total, 1)
-        self.average: dict[str, Tensor] = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.average = copied_state(network)
 
     def share(self, steps: int) -> float:
         """Of the way that the slow weights go after so many steps."""
@@ -32,14 +34,9 @@ class Lookahead:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """`step` counts from 0 and is the step that was just made; counters are copied."""
+        """`step` counts from 0 and is the step that was just made."""
         if (step + 1) % self.every:
             return
-        current = network.state_dict()
-        floating = [name for name, value in self.average.items() if value.is_floating_point()]
-        slow, fast = [self.average[name] for name in floating], [current[name] for name in floating]
-        torch._foreach_lerp_(slow, fast, self.share(step + 1))
-        torch._foreach_copy_(fast, slow)
-        for name, value in self.average.items():
-            if not value.is_floating_point():
-                value.copy_(current[name])
+        approach_(self.average, network, self.share(step + 1))
+        for name, value in network.state_dict().items():
+            value.copy_(self.average[name])
