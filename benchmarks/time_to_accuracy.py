@@ -59,7 +59,8 @@ DIGITS = {
 MEMBER: dict[str, Any] = {
     "recipe": "airbench2024",
     "batch": 512,
-    "epochs": 14,
+    "epochs": 22,
+    "infobatch__ratio": 0.5,
     "augment__border": "fill",
     "augment__flip": False,
     "augment__flip_alternates": False,
@@ -92,14 +93,19 @@ class Goal:
 
 GOALS = {
     "mnist_995": Goal("mnist", 99.5, 30, DIGITS),
-    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=6),
+    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=7),
     "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=13, block1=10)),
-    # Twenty passes learn nearly all training images by heart (99.8 %): squares of 8 pixels are hidden.
+    # Images that are learnt already are left out, and squares of 8 pixels hidden: twenty whole passes, which
+    # take as long, learn nearly all training images by heart (99.8 %).
     "cifar_92": Goal(
         "cifar10",
         92.0,
         900,
-        {**airbench("airbench2024_95", epochs=20, block1=14), "augment__cutout": 8},
+        {
+            **airbench("airbench2024_95", epochs=28, block1=20),
+            "augment__cutout": 8,
+            "infobatch__ratio": 0.5,
+        },
     ),
 }
 

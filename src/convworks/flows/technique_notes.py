@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
@@ -22,6 +23,7 @@ def technique_notes(recipe: Recipe, trainee: nn.Module, acting: Regularizers) ->
     """
     for text in (
         *_batch_notes(recipe, trainee),
+        *_infobatch_notes(recipe),
         *_idle_notes(recipe, acting),
         *_penalty_notes(recipe),
         *_schedule_notes(recipe),
@@ -45,6 +47,19 @@ def _batch_notes(recipe: Recipe, trainee: nn.Module) -> Iterator[str]:
             f"learning rate {top_rate(recipe):.6g} = {spec.lr:g} x {recipe.batch} / {spec.reference_batch}, "
             f"scaled with the batch{warm}"
         )
+
+
+def _infobatch_notes(recipe: Recipe) -> Iterator[str]:
+    spec = recipe.infobatch
+    last = math.ceil(spec.until * recipe.epochs)
+    if spec.ratio and last > 1:
+        yield (
+            f"InfoBatch: from epoch 2 to {last} an image whose last loss was below the mean is left out with "
+            f"a chance of {100 * spec.ratio:g} %, and else counts {1 / (1 - spec.ratio):.3g} times; "
+            "times are estimated as if all images were computed"
+        )
+    elif spec.ratio:
+        yield "InfoBatch leaves nothing out in a run as short as this: the first epoch and the last see all"
 
 
 def _idle_notes(recipe: Recipe, acting: Regularizers) -> Iterator[str]:

@@ -57,19 +57,45 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_compiler_that_hangs_is_ended_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = FAKE + 'sleep 60 & echo $! > "$0.child"; wait'
+    text = FAKE + 'sleep 60 & echo $! >> "$0.children"; wait'
     script = compiler(tmp_path / "bin", text)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     start = time.perf_counter()
     assert "took more than 0.5 s" in build(tmp_path / "cache", seconds=0.5).reason
     assert time.perf_counter() - start < 20
-    child = int(script.with_name("c++.child").read_text())
+    children = script.with_name("c++.children").read_text().split()
+    assert len(children) == len(module.SOURCES)  # each source is compiled by a process of its own
     for _ in range(100):
-        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        if not any(_alive(child) for child in children):
             break
         time.sleep(0.05)
     else:
-        pytest.fail("the compiler's child is still there")
+        pytest.fail("a compiler's child is still there")
+
+
+def _alive(process: str) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
+    except FileNotFoundError:
+        return False
+
+
+def test_where_one_source_fails_the_other_compiler_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'case "$*" in *kernels.cpp*) echo "error: first" >&2; exit 1;; esac\nsleep 60'
+    compiler(tmp_path / "bin", FAKE + text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    start = time.perf_counter()
+    assert "failed: error: first" in build(tmp_path / "cache").reason
+    assert time.perf_counter() - start < 20
+
+
+def test_a_linker_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'case "$*" in *-shared*) echo "ld: error: no room" >&2; exit 1;; esac'
+    compiler(tmp_path / "bin", FAKE + text)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert "failed: ld: error: no room" in build(tmp_path / "cache").reason
 
 
 def test_a_library_that_is_damaged_or_foreign_is_made_again(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,8 +28,8 @@ from pathlib import Path
 from convworks.machine import processor_name
 
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-w")
-SECONDS = 120.0  # for compiling; it takes about nine
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
+SECONDS = 120.0  # for compiling; it takes about five
 NOT_BUILT = "not built yet"
 _PREFIX = "kernels-"
 
@@ -134,34 +136,54 @@ def _digest(path: Path) -> str:
 
 
 def _compile(work: Path, compiler: str, folder: Path, key: str, seconds: float) -> Built:
+    """Each source by a compiler of its own, at the same time; then one library of them."""
     for name, text in sources().items():
         (work / name).write_bytes(text)
-    made = work / "kernels.so"
-    command = [compiler, *FLAGS, *SOURCES, "-o", made.name]
-    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-    process = subprocess.Popen(
-        command,
-        cwd=work,
-        env={**keep, "TMPDIR": str(work.absolute()), "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # so that its children can be ended with it
-    )
+    made, end = work / "kernels.so", time.monotonic() + seconds
+    objects = [f"{Path(name).stem}.o" for name in SOURCES]
+    compiles = [[compiler, *FLAGS, "-c", name, "-o", out] for name, out in zip(SOURCES, objects, strict=True)]
+    link = [compiler, *FLAGS, "-shared", *objects, "-o", made.name]
     try:
-        _, errors = process.communicate(timeout=seconds)
-    except BaseException as problem:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if isinstance(problem, subprocess.TimeoutExpired):
-            return Built(path=None, reason=f"{compiler} took more than {seconds:g} s")
-        raise
-    if process.returncode or not made.is_file():
-        lines = errors.decode(errors="replace").splitlines()
-        said = next((line for line in lines if "error" in line), lines[0] if lines else "no output")
-        return Built(path=None, reason=f"{compiler} failed: {said.strip()[:160]}")
+        said = _run(compiles, work, end) or _run([link], work, end)
+    except subprocess.TimeoutExpired:
+        return Built(path=None, reason=f"{compiler} took more than {seconds:g} s")
+    if said or not made.is_file():
+        return Built(path=None, reason=f"{compiler} failed: {said or 'no output'}")
     made.chmod(0o700)
     target = folder / f"{_PREFIX}{key}-{_digest(made)}.so"
     os.replace(made, target)
     return Built(path=target, reason="")
+
+
+def _run(commands: Sequence[Sequence[str]], work: Path, end: float) -> str:
+    """All commands at the same time in `work`; '' or what the first that failed said.
+
+    Whatever ends the wait, no process of theirs is left. Raises subprocess.TimeoutExpired at `end`.
+    """
+    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for command in commands:
+            process = subprocess.Popen(
+                command,
+                cwd=work,
+                env={**keep, "TMPDIR": str(work.absolute()), "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that its children can be ended with it
+            )
+            running.append(process)
+        for process in running:
+            _, errors = process.communicate(timeout=max(end - time.monotonic(), 0.0))
+            if process.returncode:
+                lines = errors.decode(errors="replace").splitlines()
+                said = next((line for line in lines if "error" in line), lines[0] if lines else "no output")
+                return said.strip()[:160]
+        return ""
+    finally:
+        for process in running:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
