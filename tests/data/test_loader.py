@@ -200,9 +200,7 @@ class EverySecond:
     def begin(self, epoch: int) -> None:
         self.begun.append(epoch)
 
-    def choose(
-        self, epoch: int, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def choose(self, epoch: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         stay = rows[rows % 2 == 0]
         return stay, (2.0 + stay).astype(np.float32)
 

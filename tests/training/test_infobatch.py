@@ -161,7 +161,7 @@ def test_loss_accuracy_and_the_losses_of_a_thinned_batch() -> None:
             Numerics(),
         )
         assert found.loss == pytest.approx(float((weights * each[rows]).sum()) / 6, rel=1e-6)
-        assert found.correct == pytest.approx(float((weights * right[rows]).sum()))
+        assert found.correct == pytest.approx(6 * float((weights * right[rows]).sum() / weights.sum()))
         assert found.losses is not None
         torch.testing.assert_close(found.losses.double(), each[rows], rtol=1e-5, atol=1e-6)
 

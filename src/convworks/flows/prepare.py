@@ -286,8 +286,12 @@ def infobatch_for(recipe: Recipe, images: int) -> InfoBatch | None:
     spec = recipe.infobatch
     if not spec.ratio:
         return None
-    last = math.ceil(spec.until * recipe.epochs)
-    return InfoBatch(images, ratio=spec.ratio, last=last, seed=recipe.seed)
+    return InfoBatch(images, ratio=spec.ratio, last=sees_all_from(recipe), seed=recipe.seed)
+
+
+def sees_all_from(recipe: Recipe) -> int:
+    """The first of the last epochs, from 0, in which InfoBatch leaves nothing out."""
+    return math.ceil(recipe.infobatch.until * recipe.epochs)
 
 
 def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: str) -> StepSettings:

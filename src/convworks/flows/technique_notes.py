@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convworks.flows.events import Note
-from convworks.flows.prepare import regularizers, top_rate
+from convworks.flows.prepare import regularizers, sees_all_from, top_rate
 from convworks.recipes.recipe import Recipe
 from convworks.report.text import count
 from convworks.training.regularizers import Regularizers
@@ -51,7 +50,7 @@ def _batch_notes(recipe: Recipe, trainee: nn.Module) -> Iterator[str]:
 
 def _infobatch_notes(recipe: Recipe) -> Iterator[str]:
     spec = recipe.infobatch
-    last = math.ceil(spec.until * recipe.epochs)
+    last = sees_all_from(recipe)
     if spec.ratio and last > 1:
         yield (
             f"InfoBatch: from epoch 2 to {last} an image whose last loss was below the mean is left out with "

@@ -266,6 +266,8 @@ def accumulate_gradients(
             penalty = sparsity_value(means, target=wanted.sparsity_target, strength=wanted.sparsity)
     if wanted.stochastic_depth:
         _zero_for_skipped(network)
+    if batch.thinned is not None:  # never more than there are
+        correct *= len(batch.labels) / float(batch.thinned.weights.sum())
     penalty += wanted.add_weight_gradients_(network)
     return Accumulated(total, correct, penalty, torch.cat(losses) if losses else None)
 
