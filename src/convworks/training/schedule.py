@@ -82,15 +82,11 @@ def warm_restarts(
 
 def one_cycle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
     """A linear rise from 1/25 over the first `rise` of the steps, then a cosine down to `final`."""
-    top = rise * total
 
-    def multiplier(step: int) -> float:
-        if step < top:
-            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * step / top
-        share = min((step - top) / max(total - top, 1.0), 1.0)
+    def fall(share: float) -> float:
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
 
-    return multiplier
+    return _rise_and_fall(total, rise, start=ONE_CYCLE_START, fall=fall)
 
 
 def triangle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
@@ -98,13 +94,17 @@ def triangle(total: int, rise: float = 0.3, final: float = 0.0) -> Schedule:
 
     Source: Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.1 and appendix A.
     """
+    return _rise_and_fall(total, rise, start=TRIANGLE_START, fall=lambda share: 1 + (final - 1) * share)
+
+
+def _rise_and_fall(total: int, rise: float, *, start: float, fall: Callable[[float], float]) -> Schedule:
+    """A line from `start` to 1 over a share of the steps, then `fall` of the share of the others."""
     top = rise * total
 
     def multiplier(step: int) -> float:
         if step < top:
-            return TRIANGLE_START + (1 - TRIANGLE_START) * step / top
-        share = min((step - top) / max(total - top, 1.0), 1.0)
-        return 1 + (final - 1) * share
+            return start + (1 - start) * step / top
+        return fall(min((step - top) / max(total - top, 1.0), 1.0))
 
     return multiplier
 
