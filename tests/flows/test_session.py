@@ -376,7 +376,8 @@ THINNED = {"infobatch.ratio": 0.8, "infobatch.until": 1.0, "epochs": 4, "batch":
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_leaves_the_same_images_out(tmp_path: Path, data: Path, workers: int) -> None:
     train_all(tmp_path / "plain", data, **{**THINNED, "infobatch.ratio": 0.0})
-    train_all(tmp_path / "whole", data, **THINNED, workers=workers)
+    events = train_all(tmp_path / "whole", data, **THINNED, workers=workers)
+    assert any(text.startswith("InfoBatch left out ") for text in notes(events))
     whole = fingerprint(tmp_path / "whole")
     assert whole != fingerprint(tmp_path / "plain")
     for asked in (8, 10, 15):  # of six steps in an epoch

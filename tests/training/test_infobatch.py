@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +28,16 @@ LOSSES = np.array([0.1, 3.0, 0.2, 0.9, 5.0, 0.3, 0.1, 0.4])  # mean 1.25: six ar
 
 def seen(*, ratio: float = 0.5, last: int = 10, seed: int = 0, losses: np.ndarray = LOSSES) -> InfoBatch:
     thinning = InfoBatch(len(losses), ratio=ratio, last=last, seed=seed)
-    thinning.record(np.arange(len(losses)), torch.from_numpy(losses))
+    record(thinning, range(len(losses)), losses)
     return thinning
+
+
+def record(thinning: InfoBatch, rows: Iterable[int], losses: Iterable[float], of: int | None = None) -> None:
+    """As the training loop does, for a batch that stands for `of` images."""
+    known, each = np.array(list(rows)), torch.tensor(list(losses))
+    y = torch.zeros(len(known), dtype=torch.int64)
+    whole = Thinned(torch.ones(len(known)), torch.zeros(of or len(known), dtype=torch.int64))
+    thinning.record(Batch(torch.zeros(len(known), 1), y, known, thinned=whole), each)
 
 
 def test_only_images_below_the_mean_are_left_out() -> None:
@@ -73,7 +82,7 @@ def test_the_first_epoch_and_the_last_ones_see_all() -> None:
 
 def test_an_image_that_was_never_seen_stays_and_says_nothing_about_the_mean() -> None:
     thinning = InfoBatch(4, ratio=0.9, last=10, seed=0)
-    thinning.record(np.array([0, 1]), torch.tensor([1.0, 3.0]))
+    record(thinning, [0, 1], [1.0, 3.0])
     thinning.begin(1)
     assert float(thinning.threshold) == 2.0
     for epoch in range(1, 10):
@@ -95,9 +104,17 @@ def test_what_is_learnt_in_an_epoch_does_not_change_its_threshold() -> None:
     thinning = seen()
     thinning.begin(1)
     before = thinning.choose(1, np.arange(4, 8))
-    thinning.record(np.arange(4), torch.full((4,), 100.0))
+    record(thinning, range(4), [100.0] * 4)
     for one, other in zip(before, thinning.choose(1, np.arange(4, 8)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_what_was_left_out_of_all_batches() -> None:
+    thinning = InfoBatch(8, ratio=0.5, last=10, seed=0)
+    assert thinning.left_out == 0
+    record(thinning, range(8), LOSSES)
+    record(thinning, [1, 4], [1.0, 1.0], of=8)
+    assert thinning.left_out == pytest.approx(6 / 16)
 
 
 def test_a_batch_is_never_left_with_fewer_than_two_images() -> None:

@@ -35,7 +35,7 @@ from convworks.flows.prepare import (
     training_loader,
 )
 from convworks.flows.session_state import Best, diverged, packed, progress, step_record, unpacked
-from convworks.flows.technique_notes import plateau_note, technique_notes
+from convworks.flows.technique_notes import left_out_note, plateau_note, technique_notes
 from convworks.layers.arrangement import arrange, as_torch
 from convworks.recipes.recipe import Recipe
 from convworks.runs import MetricsLog, Run, append_timing
@@ -366,6 +366,8 @@ class Session:
             if stopped:
                 yield from self._stop()
                 return True
+        if self.infobatch is not None:
+            yield left_out_note(self.infobatch)
         return False
 
     def _stop(self) -> Iterator[Event]:

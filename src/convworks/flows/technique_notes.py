@@ -11,6 +11,7 @@ from convworks.flows.events import Note
 from convworks.flows.prepare import regularizers, sees_all_from, top_rate
 from convworks.recipes.recipe import Recipe
 from convworks.report.text import count
+from convworks.training.infobatch import InfoBatch
 from convworks.training.regularizers import Regularizers
 from convworks.training.schedule import RISING, Plateau, cycle_ends
 
@@ -59,6 +60,11 @@ def _infobatch_notes(recipe: Recipe) -> Iterator[str]:
         )
     elif spec.ratio:
         yield "InfoBatch leaves nothing out in a run as short as this: the first epoch and the last see all"
+
+
+def left_out_note(infobatch: InfoBatch) -> Note:
+    """What InfoBatch saved, when the training is over."""
+    return Note(f"InfoBatch left out {100 * infobatch.left_out:.0f} % of the images of all epochs")
 
 
 def _idle_notes(recipe: Recipe, acting: Regularizers) -> Iterator[str]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convworks.data.loader import Batch
 from convworks.randomness import uniform
 
 FEWEST = 2  # images in a batch: batch normalisation cannot train on one
@@ -35,6 +36,7 @@ class InfoBatch:
         self.ratio, self.last, self.seed = ratio, last, seed
         self.losses = torch.full((images,), math.inf)  # of images not seen yet
         self.threshold = torch.full((), -math.inf, dtype=torch.float64)  # of the epoch that is under way
+        self.counts = torch.zeros(2, dtype=torch.int64)  # images computed, and those that they stand for
 
     def begin(self, epoch: int) -> None:
         """The threshold of an epoch: the mean loss of the images seen so far, or none."""
@@ -54,10 +56,17 @@ class InfoBatch:
         weights = np.where(low, 1.0 / (1.0 - self.ratio), 1.0).astype(np.float32)
         return rows[stays], weights[stays]
 
-    def record(self, rows: NDArray[np.int64], losses: Tensor) -> None:
-        """The losses (B,) of a step, before it was made."""
-        self.losses[torch.from_numpy(rows)] = losses.detach().float().cpu()
+    def record(self, batch: Batch, losses: Tensor) -> None:
+        """The losses (B,) of a batch, before its step."""
+        self.losses[torch.from_numpy(batch.rows)] = losses.detach().float().cpu()
+        self.counts += torch.tensor([len(batch.rows), len(batch.labels)])
+
+    @property
+    def left_out(self) -> float:
+        """Share of the images of all batches so far."""
+        computed, of = self.counts.tolist()
+        return (of - computed) / max(of, 1)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint needs: the tensors themselves."""
-        return {"losses": self.losses, "threshold": self.threshold}
+        return {"losses": self.losses, "threshold": self.threshold, "counts": self.counts}

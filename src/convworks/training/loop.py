@@ -55,7 +55,7 @@ class Average(Protocol):
 class Losses(Protocol):
     """Who wants to know the loss of each image."""
 
-    def record(self, rows: NDArray[np.int64], losses: Tensor) -> None: ...
+    def record(self, batch: Batch, losses: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def _steps(
         if average is not None:
             average.update(network, position.step)
         if losses is not None and each is not None:
-            losses.record(batch.rows, each)
+            losses.record(batch, each)
         count = len(batch.labels)
         position.step += 1
         position.batch += 1
