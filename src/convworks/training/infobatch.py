@@ -64,7 +64,7 @@ class InfoBatch:
     @property
     def left_out(self) -> float:
         """Share of the images of all batches so far."""
-        computed, of = self.counts.tolist()
+        computed, of = int(self.counts[0]), int(self.counts[1])
         return (of - computed) / max(of, 1)
 
     def state(self) -> dict[str, Tensor]:
