@@ -10,8 +10,7 @@ validation, as the run's own timing.jsonl has them: files are decoded before, an
 evaluated after, by the recipe's protocol. Accuracy is the mean over the seeds, with the sample's standard
 deviation. Settings were compared with a tenth of the training images held out; a goal may hold out fewer.
 
-A committee averages the probabilities of its members; its seconds are the sum of theirs. Members have seeds of
-their own, and with them validation images of their own.
+The committee averages the probabilities of its members; its seconds are the sum of theirs.
 
 Needs CONVWORKS_DATA (a folder with mnist/ and cifar10-jpeg.zip).
 """
@@ -60,8 +59,7 @@ DIGITS = {
 MEMBER: dict[str, Any] = {
     "recipe": "airbench2024",
     "batch": 512,
-    "epochs": 22,
-    "infobatch__ratio": 0.5,
+    "epochs": 14,
     "augment__border": "fill",
     "augment__flip": False,
     "augment__flip_alternates": False,
@@ -90,20 +88,18 @@ class Goal:
     seconds: float
     settings: Mapping[str, Any] = field(default_factory=dict)
     members: int = 1  # of a committee
-    runs: int | None = None  # trainings or committees; None: as many as seeds are asked for
 
 
 GOALS = {
     "mnist_995": Goal("mnist", 99.5, 30, DIGITS),
-    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=7, runs=1),
+    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=6),
     "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=13, block1=10)),
-    # Three networks of a third of the time: one of the whole time, or a wider one, is no better.
+    # So many passes learn nearly all training images by heart (99.8 %): squares of 8 pixels are hidden.
     "cifar_92": Goal(
         "cifar10",
         92.0,
         900,
-        {**airbench("airbench2024", epochs=20, block1=15), "infobatch__ratio": 0.5},
-        members=3,
+        {**airbench("airbench2024_95", epochs=22, block1=15), "augment__cutout": 8},
     ),
 }
 
@@ -143,51 +139,41 @@ def spread(values: list[float]) -> str:
 
 
 def reach(name: str, goal: Goal, folder: Path, *, seeds: int) -> dict[str, Any]:
-    """So many runs of a goal: trainings, or committees whose members have seeds of their own."""
-    groups: list[list[Outcome]] = []
-    for run in range(goal.runs or seeds):
-        groups.append([])
-        for seed in range(run * goal.members, (run + 1) * goal.members):
-            one = trained(goal, seed, folder / name)
-            groups[-1].append(one)
-            print(
-                f"{name} seed {seed}: {one.seconds:.1f} s, val {one.validation:.2f} %, test {one.test:.2f} %"
-                + (f", together {accuracy(groups[-1])[0]:.2f} %" if goal.members > 1 else ""),
-                flush=True,
-            )
-    members = [each for group in groups for each in group]
+    """So many seeds of a goal, or all members of its committee."""
+    outcomes: list[Outcome] = []
+    for seed in range(seeds if goal.members == 1 else goal.members):
+        outcomes.append(trained(goal, seed, folder / name))
+        one = outcomes[-1]
+        print(
+            f"{name} seed {seed}: {one.seconds:.1f} s, val {one.validation:.2f} %, test {one.test:.2f} %",
+            flush=True,
+        )
+    tests = [each.test for each in outcomes]
     row: dict[str, Any] = {
         "settings": dict(goal.settings),
-        "seconds": [round(sum(each.seconds for each in group), 1) for group in groups],
-        "validation": [round(each.validation, 3) for each in members],
-        "test": [round(each.test, 3) for each in members],
+        "seconds": [round(each.seconds, 1) for each in outcomes],
+        "validation": [round(each.validation, 3) for each in outcomes],
+        "test": [round(value, 3) for value in tests],
         "target": {"accuracy": goal.accuracy, "seconds": goal.seconds},
     }
     if goal.members > 1:
-        together = [accuracy(group) for group in groups]
-        row["member_seconds"] = [round(each.seconds, 1) for each in members]
-        row["committee"] = [{"accuracy": mean, "interval": [low, high]} for mean, low, high in together]
-    print(f"{name}: {spread(row['seconds'])} s, test {spread(reached(row))} %")
+        labels = outcomes[0].labels
+        right = average([each.probabilities for each in outcomes]).argmax(axis=1) == labels
+        low, high = wilson(int(right.sum()), len(labels))
+        row["committee"] = {"accuracy": 100 * float(np.mean(right)), "interval": [100 * low, 100 * high]}
+    print(f"{name}: {spread(row['seconds'])} s, val {spread(row['validation'])} %, test {spread(tests)} %")
     return row
 
 
-def accuracy(committee: list[Outcome]) -> tuple[float, float, float]:
-    """Percent of the test images that the mean of the probabilities has right, with 95 % (Wilson)."""
-    labels = committee[0].labels
-    right = average([each.probabilities for each in committee]).argmax(axis=1) == labels
-    low, high = wilson(int(right.sum()), len(labels))
-    return 100 * float(np.mean(right)), 100 * low, 100 * high
-
-
-def reached(row: Mapping[str, Any]) -> list[float]:
-    """Test accuracy of each run."""
-    return [each["accuracy"] for each in row["committee"]] if "committee" in row else row["test"]
-
-
 def figures(name: str, goal: Goal, row: Mapping[str, Any]) -> list[str]:
-    mean = statistics.mean(reached(row))
+    if goal.members > 1:
+        error = 100 - row["committee"]["accuracy"]
+        return [
+            f"figure {name}_error {error:.2f} % target <{100 - goal.accuracy:.2f}",
+            f"figure {name}_seconds {sum(row['seconds']):.0f} s target <{goal.seconds:g}",
+        ]
     return [
-        f"figure {name}_accuracy {mean:.2f} % target {goal.accuracy:g}",
+        f"figure {name}_accuracy {statistics.mean(row['test']):.2f} % target {goal.accuracy:g}",
         f"figure {name}_seconds {statistics.mean(row['seconds']):.1f} s target <{goal.seconds:g}",
     ]
 

@@ -30,7 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import convworks.sklearn as ours
 from convworks.data.augment import Augment, augment
 from convworks.errors import ConvworksError
-from convworks.recipes.recipe import AugmentSpec, InfobatchSpec, OptimizerSpec, Recipe, ScheduleSpec
+from convworks.recipes.recipe import AugmentSpec, OptimizerSpec, Recipe, ScheduleSpec
 from convworks.sklearn import ArrayPreprocess, ConvNetClassifier
 
 DIGITS = load_digits()
@@ -386,7 +386,6 @@ def test_bad_data_is_a_value_error() -> None:
         ("U112", {"lr": -1.0}),
         ("U122", {"model": "lenet5", "size": 20}),
         ("U171", {"recipe": Recipe(augment=AugmentSpec(shift=8))}),
-        ("U221", {"recipe": Recipe(infobatch=InfobatchSpec(ratio=0.5))}),
         ("N601", {"lr": 1e30}),
         ("N601", {"lr": 3e38, "epochs": 1, "batch": 64}),  # a single step spoils the weights
     ],

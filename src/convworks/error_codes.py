@@ -114,7 +114,6 @@ CODES: dict[str, str] = {
     "U288": "a setting of the recipe needs a network that train makes",
     "U289": "a setting of the recipe needs validation images",
     "U290": "two settings of the recipe each decide which weights are kept",
-    "U291": "images are left out by their loss, and mixed images have none of their own",
     # D: data, exit status 3
     "D101": "there is no folder, file or data set there",
     "D102": "a file is not of a kind that can be opened as data",

@@ -191,39 +191,6 @@ def test_an_epoch_can_start_at_any_batch_with_any_number_of_threads(
     assert_same(list(resumed.epoch(6, start=start)), whole[start:])
 
 
-class EverySecond:
-    """Leaves out the odd rows; remembers which epochs began."""
-
-    def __init__(self) -> None:
-        self.begun: list[int] = []
-
-    def begin(self, epoch: int) -> None:
-        self.begun.append(epoch)
-
-    def choose(self, epoch: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        stay = rows[rows % 2 == 0]
-        return stay, (2.0 + stay).astype(np.float32)
-
-
-@pytest.mark.parametrize("threads", THREADS)
-def test_a_thinned_batch_has_the_weights_of_its_rows_and_the_labels_of_all(threads: int) -> None:
-    who = EverySecond()
-    thinned, whole = loader(threads=threads, thinning=who), loader()
-    assert thinned.steps == whole.steps
-    for start in (0, 2):
-        batches = zip(thinned.epoch(3, start=start), whole.epoch(3, start=start), strict=True)
-        for some, every in batches:
-            even = every.rows % 2 == 0
-            np.testing.assert_array_equal(some.rows, every.rows[even])
-            torch.testing.assert_close(some.x, every.x[even], rtol=0, atol=0)
-            torch.testing.assert_close(some.y, every.y[even])
-            assert some.thinned is not None
-            assert some.thinned.weights.tolist() == [2.0 + row for row in some.rows]
-            torch.testing.assert_close(some.labels, every.y)
-            assert every.labels is every.y
-    assert who.begun == [3]  # an epoch that goes on has begun already
-
-
 @pytest.mark.parametrize("start", [-1, 7])
 def test_a_start_outside_of_the_epoch(start: int) -> None:
     with pytest.raises(ValueError, match=f"an epoch of 6 batches has no batch number {start}"):

@@ -137,8 +137,6 @@ WHITENED: dict[str, Any] = {
     "schedule.name": "triangle",
     "lookahead.every": 3,
     "lookahead.growth": 2.0,
-    "infobatch.ratio": 0.7,
-    "infobatch.until": 1.0,
     "early_stopping": 3,
 }
 

@@ -64,7 +64,6 @@ def accuracy(network: nn.Module, data: Data) -> float:
         {"schedule.name": "plateau", "schedule.patience": 0, "ema": None, "optimizer.lr": 0.2},
         {"transfer.unfreeze": 2, "optimizer.layer_decay": 0.5},
         {"transfer.freeze_after": {"conv1": 1}},
-        {"infobatch.ratio": 0.5},
         {"precision": "bf16", "ema": 0.5},
     ],
     ids=lambda changes: "-".join(changes) or "quick",

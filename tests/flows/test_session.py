@@ -366,29 +366,3 @@ def test_what_does_not_act_in_the_part_is_said(tmp_path: Path, data: Path) -> No
     acts = session.settings.regularizers.noise > 0
     assert acts == any(isinstance(module, nn.ReLU) for module in head.modules())
     assert ("regularize.noise has nothing to act on in the part that learns" in said) != acts
-
-
-# --- InfoBatch ----------------------------------------------------------------------------------------------
-
-THINNED = {"infobatch.ratio": 0.8, "infobatch.until": 1.0, "epochs": 4, "batch": 8}
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_leaves_the_same_images_out(tmp_path: Path, data: Path, workers: int) -> None:
-    train_all(tmp_path / "plain", data, **{**THINNED, "infobatch.ratio": 0.0})
-    events = train_all(tmp_path / "whole", data, **THINNED, workers=workers)
-    assert any(text.startswith("InfoBatch left out ") for text in notes(events))
-    whole = fingerprint(tmp_path / "whole")
-    assert whole != fingerprint(tmp_path / "plain")
-    for asked in (8, 10, 15):  # of six steps in an epoch
-        work = tmp_path / f"stopped-{asked}"
-        assert isinstance(train_until(work, data, asked, **THINNED, workers=workers)[-1], Stopped)
-        assert isinstance(resume_all(work)[-1], Finished)
-        assert fingerprint(work) == whole, asked
-
-
-def test_losses_of_other_images_are_forgotten(tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images")
-    train_until(tmp_path, images, 9, **THINNED)
-    next(path for path in sorted(images.rglob("*.png"))).unlink()
-    assert isinstance(resume_all(tmp_path, accept_data_change=True)[-1], Finished)

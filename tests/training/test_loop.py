@@ -144,9 +144,9 @@ def test_accumulation_equals_the_big_batch(parts: int, weighted: bool) -> None:
         optimizer = make_optimizer("sgd", network, lr=0.1)
         x, y, rows = loader.parts[0]
         settings = replace(SETTINGS, accumulate=accumulate, class_weights=weights, label_smoothing=0.1)
-        loss = accumulate_gradients(
+        loss, _, _ = accumulate_gradients(
             network, optimizer, Batch(x=x.double(), y=y, rows=rows), settings, Numerics()
-        ).loss
+        )
         gradients.append([loss, *[p.grad.clone() for p in network.parameters()]])
     assert gradients[1][0] == pytest.approx(gradients[0][0], rel=1e-6)
     for one, many in zip(gradients[0][1:], gradients[1][1:], strict=True):

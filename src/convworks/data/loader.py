@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,14 +38,6 @@ class Mixed:
 
 
 @dataclass(frozen=True, slots=True)
-class Thinned:
-    """What stands for a larger batch: how often each image counts, and the labels of the whole batch."""
-
-    weights: torch.Tensor  # (B,) float32
-    labels: torch.Tensor  # (B',) int64, B' >= B
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """x (B, C, H, W), y (B,) int64, rows (B,): which images of the data set these are."""
 
@@ -54,22 +45,6 @@ class Batch:
     y: torch.Tensor
     rows: NDArray[np.int64]
     mixed: Mixed | None = None  # with mixup or CutMix
-    thinned: Thinned | None = None  # with InfoBatch
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """Of all images that the batch stands for."""
-        return self.y if self.thinned is None else self.thinned.labels
-
-
-class Thinning(Protocol):
-    """Who says which images of a batch are left out."""
-
-    def begin(self, epoch: int) -> None: ...
-
-    def choose(
-        self, epoch: int, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
 
 
 class Loader:
@@ -79,9 +54,8 @@ class Loader:
     batch normalisation cannot train on one. Without, the order is that of `rows`.
 
     With mixup or CutMix the other image is any of `rows`, drawn for each sample and changed as it is itself
-    changed in that epoch: what a sample becomes does not depend on its batch. With `thinning` a batch may
-    have fewer images than its place in the order; it is told when an epoch begins, not when one goes on.
-    The principal components of `augment.lighting` are measured here, on `rows`.
+    changed in that epoch: what a sample becomes does not depend on its batch. The principal components of
+    `augment.lighting` are measured here, on `rows`.
 
     Raises ConvworksError U172 for a batch size or a number of threads that makes no sense, and U171, U200,
     U202 or U203 for an augmentation that does not fit the images.
@@ -102,7 +76,6 @@ class Loader:
         dtype: torch.dtype,
         memory_format: torch.memory_format,
         device: torch.device | str,
-        thinning: Thinning | None = None,
     ) -> None:
         geometry = preprocess.geometry
         if tuple(images.shape[1:]) != geometry.stored_shape or images.dtype != torch.uint8:
@@ -129,7 +102,6 @@ class Loader:
         self.preprocess, self.augment = preprocess, augment
         self.batch, self.seed, self.shuffle, self.threads = batch, seed, shuffle, threads
         self.dtype, self.memory_format, self.device = dtype, memory_format, device
-        self.thinning = thinning
         self._edges = _edges(len(self.rows), batch, join_last=shuffle)
 
     @property
@@ -147,10 +119,6 @@ class Loader:
         edges = self._edges[start:]
         groups = [rows[i:j] for i, j in pairwise(edges)]
         make = partial(self._make, epoch)
-        if self.thinning is not None:
-            if start == 0:
-                self.thinning.begin(epoch)
-            make = partial(self._thinned, self.thinning, epoch)
         return _ahead(make, groups, self.threads) if self.threads else _directly(make, groups)
 
     def _make(self, epoch: int, rows: NDArray[np.int64]) -> Batch:
@@ -167,12 +135,6 @@ class Loader:
         other = torch.from_numpy(np.take(self.labels, mix.partner)).to(self.device)
         mixed = Mixed(other, torch.from_numpy(mix.share).to(self.device))
         return Batch(x=x, y=y, rows=rows, mixed=mixed)
-
-    def _thinned(self, thinning: Thinning, epoch: int, rows: NDArray[np.int64]) -> Batch:
-        stay, weights = thinning.choose(epoch, rows)
-        labels = torch.from_numpy(np.take(self.labels, rows)).to(self.device)
-        thinned = Thinned(torch.from_numpy(weights).to(self.device), labels)
-        return replace(self._make(epoch, stay), thinned=thinned)
 
     def batch_of(self, epoch: int, rows: NDArray[np.int64]) -> Batch:
         """These rows as they are in that epoch, whatever batches they are in there."""

@@ -82,7 +82,7 @@ def steps_to_training_error(
     """Steps of SGD until the error over the last epoch's images, each as it was met, is at most `error`."""
     initialize(network, Gaussian(std=std), seed=seed)
     batches = Shuffled(train, batch, seed)
-    window: deque[float] = deque(maxlen=batches.steps)
+    window: deque[int] = deque(maxlen=batches.steps)
     for step, correct in _sgd(network, batches, lr=lr, momentum=0.9, most=most):
         window.append(correct)
         if len(window) == batches.steps and sum(window) >= (1 - error) * batch * batches.steps:
@@ -92,13 +92,13 @@ def steps_to_training_error(
 
 def _sgd(
     network: nn.Module, batches: Shuffled, *, lr: float, momentum: float, most: int
-) -> Iterator[tuple[int, float]]:
+) -> Iterator[tuple[int, int]]:
     """(steps made, images of the step that were right) after each step; ends where training diverges."""
     optimizer = make_optimizer("sgd", network, lr=lr, momentum=momentum)
     settings, position = StepSettings(seed=batches.seed, lr=lr), Position()
     with suppress(NotFiniteError):
         while position.step < most:
-            before = 0.0
+            before = 0
             for step in train_epoch(
                 network, batches, optimizer, position=position, schedule=constant(), settings=settings,
                 numerics=Numerics(),

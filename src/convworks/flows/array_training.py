@@ -30,7 +30,6 @@ def initialise_from_seed(network: nn.Module, recipe: Recipe) -> None:
         f"initialize = {recipe.initialize}": recipe.initialize in ("lsuv", "whitened"),
         "init": recipe.init is not None,
         "pretrained": recipe.pretrained is not None,
-        "infobatch.ratio": recipe.infobatch.ratio > 0,
         "transfer": recipe.transfer != TransferSpec(),
     }
     for setting, wanted in wants.items():

@@ -23,7 +23,6 @@ from convworks.flows.prepare import (
     Prepared,
     average_for,
     evaluation_loader,
-    infobatch_for,
     optimizer_for,
     prepare_data,
     schedule_for,
@@ -219,10 +218,7 @@ class _Fitting:
     def steps(self) -> Iterator[Step]:
         recipe, data, network, position = self.recipe, self.data, self.network, self.position
         dataset = data.dataset
-        infobatch = infobatch_for(recipe, len(dataset.labels))
-        loader = training_loader(
-            data._prepared, recipe, numerics=self.numerics, workers=self.workers, thinning=infobatch
-        )
+        loader = training_loader(data._prepared, recipe, numerics=self.numerics, workers=self.workers)
         labels = dataset.labels[torch.from_numpy(dataset.split_rows("train"))]
         settings = step_settings(recipe, labels, len(data.classes), self.numerics.device)
         optimizer = optimizer_for(recipe, network)
@@ -244,7 +240,6 @@ class _Fitting:
                 settings=settings,
                 numerics=self.numerics,
                 average=average,
-                losses=infobatch,
                 before_epoch=begin,
             )
             if judged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from convworks import models
 from convworks.data import named
 from convworks.data.augment import Augment
 from convworks.data.dataset import Dataset, build_dataset
-from convworks.data.loader import Loader, Thinning
+from convworks.data.loader import Loader
 from convworks.data.manifest import Manifest
 from convworks.data.partition import WHOLE, Partition, partition_from_dict
 from convworks.data.preprocess import Geometry, Preprocess
@@ -27,7 +26,6 @@ from convworks.errors import ConvworksError
 from convworks.randomness import derive_seed
 from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.training.ema import WeightAverage
-from convworks.training.infobatch import InfoBatch
 from convworks.training.lookahead import Lookahead
 from convworks.training.loop import Average, Numerics, StepSettings
 from convworks.training.loss import balanced_weights
@@ -281,19 +279,6 @@ def average_for(recipe: Recipe, network: nn.Module, steps_per_epoch: int) -> Ave
     return Lookahead(network, every=spec.every, rate=spec.rate, growth=spec.growth, total=total)
 
 
-def infobatch_for(recipe: Recipe, images: int) -> InfoBatch | None:
-    """Who leaves images out of an epoch, where the recipe wants that; `images` is the data set's size."""
-    spec = recipe.infobatch
-    if not spec.ratio:
-        return None
-    return InfoBatch(images, ratio=spec.ratio, last=sees_all_from(recipe), seed=recipe.seed)
-
-
-def sees_all_from(recipe: Recipe) -> int:
-    """The first of the last epochs, from 0, in which InfoBatch leaves nothing out."""
-    return math.ceil(recipe.infobatch.until * recipe.epochs)
-
-
 def step_settings(recipe: Recipe, train_labels: Tensor, classes: int, device: str) -> StepSettings:
     weights = (
         balanced_weights(train_labels, classes).to(device) if recipe.class_weights == "balanced" else None
@@ -314,14 +299,7 @@ def regularizers(recipe: Recipe) -> Regularizers:
     return Regularizers(**asdict(recipe.regularize))
 
 
-def training_loader(
-    prepared: Prepared,
-    recipe: Recipe,
-    *,
-    numerics: Numerics,
-    workers: int,
-    thinning: Thinning | None = None,
-) -> Loader:
+def training_loader(prepared: Prepared, recipe: Recipe, *, numerics: Numerics, workers: int) -> Loader:
     """Batches of the training split, shuffled and augmented by (seed, epoch, index)."""
     return Loader(
         prepared.dataset.images,
@@ -336,7 +314,6 @@ def training_loader(
         dtype=torch.float32,
         memory_format=numerics.torch_memory_format,
         device=numerics.device,
-        thinning=thinning,
     )
 
 

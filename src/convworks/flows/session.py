@@ -16,26 +16,25 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from convworks.errors import ConvworksError
 from convworks.evaluation.inference import EvaluationBatches, StoppedEarlyError, predict_probabilities
 from convworks.evaluation.metrics import Metrics, measure
 from convworks.flows import snapshots
-from convworks.flows.events import EpochDone, Event, Note, Stopped
+from convworks.flows.events import EpochDone, Event, Note, Progress, Stopped
 from convworks.flows.prepare import (
     Prepared,
     average_for,
     evaluation_loader,
-    infobatch_for,
     optimizer_for,
     schedule_for,
     step_settings,
     training_loader,
 )
-from convworks.flows.session_state import Best, diverged, packed, progress, step_record, unpacked
-from convworks.flows.technique_notes import left_out_note, plateau_note, technique_notes
+from convworks.flows.session_state import Best, diverged, packed, step_record, unpacked
+from convworks.flows.technique_notes import plateau_note, technique_notes
 from convworks.layers.arrangement import arrange, as_torch
 from convworks.recipes.recipe import Recipe
 from convworks.runs import MetricsLog, Run, append_timing
@@ -104,9 +103,8 @@ class Session:
         self.best = Best()
         spec = recipe.schedule
         self.plateau = Plateau(spec.patience, spec.max_drops, spec.factor)
-        self.infobatch = infobatch_for(recipe, len(prepared.dataset.labels))
         self.loader: Batches = loader or training_loader(
-            prepared, recipe, numerics=numerics, workers=plan.workers, thinning=self.infobatch
+            prepared, recipe, numerics=numerics, workers=plan.workers
         )
         labels = prepared.dataset.labels[torch.from_numpy(prepared.dataset.split_rows("train"))]
         settings = step_settings(recipe, labels, len(prepared.dataset.classes), plan.device)
@@ -133,8 +131,8 @@ class Session:
         try:
             load_into(self.network.state_dict(), checkpoint.tensors["network"], where=where)
             load_state_tensors(self.trainee, self.optimizer, dict(checkpoint.tensors["optimizer"]))
-            for name, kept in self._kept_beside(rows_as_before=state["manifest"] == self.manifest).items():
-                load_into(kept, checkpoint.tensors[name], where=where)
+            if self.average is not None:
+                load_into(self.average.average, checkpoint.tensors["average"], where=where)
             self.position = Position(**state["position"])
             self.first_step = self.position.step
             self.position.batch = min(self.position.batch, self.loader.steps)  # images may have gone
@@ -169,18 +167,12 @@ class Session:
             "network": self.network.state_dict(),
             "optimizer": state_tensors(self.trainee, self.optimizer),
         }
-        tensors |= self._kept_beside()
+        if self.average is not None:
+            tensors["average"] = self.average.average
         save_checkpoint(self.run.checkpoints, step_name(self.position.step), tensors=tensors, state=state)
         remove_old(
             self.run.checkpoints, keep=self.recipe.keep_checkpoints, best_step=max(self.best.step, 0) or None
         )
-
-    def _kept_beside(self, *, rows_as_before: bool = True) -> dict[str, dict[str, Tensor]]:
-        """What goes on from step to step beside network and optimizer; losses belong to rows of the data."""
-        beside = {} if self.average is None else {"average": self.average.average}
-        if self.infobatch is not None and rows_as_before:
-            beside["infobatch"] = self.infobatch.state()
-        return beside
 
     def try_to_save(self) -> Iterator[Event]:
         """Save; where the disk refuses, warn and go on: the checkpoint before is still whole."""
@@ -214,7 +206,7 @@ class Session:
                     now = time.perf_counter()
                     if now - shown > _PROGRESS_SECONDS:
                         shown = now
-                        yield progress(position, self.recipe, steps=steps, rate=images / (now - start))
+                        yield self._progress(images / (now - start))
         except NotFiniteError as problem:
             self._note_divergence(problem.step)
             raise diverged(problem, self.prepared.dataset, self.recipe.optimizer.lr) from problem
@@ -242,8 +234,22 @@ class Session:
             settings=self.settings,
             numerics=self.plan.numerics,
             average=self.average,
-            losses=self.infobatch,
             before_epoch=self.before_epoch,
+        )
+
+    def _progress(self, rate: float) -> Progress:
+        position, recipe = self.position, self.recipe
+        left = (recipe.epochs * self.loader.steps - position.step) * recipe.batch / max(rate, 1e-9)
+        seen = max(position.seen, 1)
+        return Progress(
+            epoch=position.epoch + 1,
+            epochs=recipe.epochs,
+            step=position.batch,
+            steps=self.loader.steps,
+            loss=position.loss_sum / seen,
+            accuracy=position.correct / seen,
+            images_per_second=rate,
+            seconds_left=left,
         )
 
     # --- evaluation -----------------------------------------------------------------------------------------
@@ -366,8 +372,6 @@ class Session:
             if stopped:
                 yield from self._stop()
                 return True
-        if self.infobatch is not None:
-            yield left_out_note(self.infobatch)
         return False
 
     def _stop(self) -> Iterator[Event]:

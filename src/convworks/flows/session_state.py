@@ -10,9 +10,7 @@ from typing import Any, Literal
 from convworks.data.dataset import Dataset
 from convworks.errors import ConvworksError
 from convworks.evaluation.metrics import Metrics
-from convworks.flows.events import Progress
-from convworks.recipes.recipe import Recipe
-from convworks.training.loop import NotFiniteError, Position, Step
+from convworks.training.loop import NotFiniteError, Step
 from convworks.training.schedule import Plateau
 
 _FILES_NAMED = 8  # of a batch that diverged
@@ -56,21 +54,6 @@ def packed(value: Best | Plateau) -> dict[str, Any]:
 def unpacked(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What `packed` was given."""
     return {key: float(value) if value in ("inf", "-inf") else value for key, value in fields.items()}
-
-
-def progress(position: Position, recipe: Recipe, *, steps: int, rate: float) -> Progress:
-    """Where training stands in an epoch of so many steps, at `rate` images a second."""
-    seen = max(position.seen, 1)
-    return Progress(
-        epoch=position.epoch + 1,
-        epochs=recipe.epochs,
-        step=position.batch,
-        steps=steps,
-        loss=position.loss_sum / seen,
-        accuracy=position.correct / seen,
-        images_per_second=rate,
-        seconds_left=(recipe.epochs * steps - position.step) * recipe.batch / max(rate, 1e-9),
-    )
 
 
 def step_record(step: Step) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convworks.flows.events import Note
-from convworks.flows.prepare import regularizers, sees_all_from, top_rate
+from convworks.flows.prepare import regularizers, top_rate
 from convworks.recipes.recipe import Recipe
 from convworks.report.text import count
-from convworks.training.infobatch import InfoBatch
 from convworks.training.regularizers import Regularizers
 from convworks.training.schedule import RISING, Plateau, cycle_ends
 
@@ -23,7 +22,6 @@ def technique_notes(recipe: Recipe, trainee: nn.Module, acting: Regularizers) ->
     """
     for text in (
         *_batch_notes(recipe, trainee),
-        *_infobatch_notes(recipe),
         *_idle_notes(recipe, acting),
         *_penalty_notes(recipe),
         *_schedule_notes(recipe),
@@ -47,24 +45,6 @@ def _batch_notes(recipe: Recipe, trainee: nn.Module) -> Iterator[str]:
             f"learning rate {top_rate(recipe):.6g} = {spec.lr:g} x {recipe.batch} / {spec.reference_batch}, "
             f"scaled with the batch{warm}"
         )
-
-
-def _infobatch_notes(recipe: Recipe) -> Iterator[str]:
-    spec = recipe.infobatch
-    last = sees_all_from(recipe)
-    if spec.ratio and last > 1:
-        yield (
-            f"InfoBatch: from epoch 2 to {last} an image whose last loss was below the mean is left out with "
-            f"a chance of {100 * spec.ratio:g} %, and else counts {1 / (1 - spec.ratio):.3g} times; "
-            "times are estimated as if all images were computed"
-        )
-    elif spec.ratio:
-        yield "InfoBatch leaves nothing out in a run as short as this: the first epoch and the last see all"
-
-
-def left_out_note(infobatch: InfoBatch) -> Note:
-    """What InfoBatch saved, when the training is over."""
-    return Note(f"InfoBatch left out {100 * infobatch.left_out:.0f} % of the images of all epochs")
 
 
 def _idle_notes(recipe: Recipe, acting: Regularizers) -> Iterator[str]:

@@ -307,7 +307,7 @@ def _trained(
     recipe, start = session.recipe, time.perf_counter()
     stopped = yield from session.train(should_stop)
     rests = recipe.transfer.freeze != "none" or recipe.transfer.unfreeze or recipe.transfer.freeze_after
-    if not (rests or recipe.infobatch.ratio):  # else steps are faster than those that were planned with
+    if not rests:  # else steps are faster than those that were planned with
         images = (session.position.step - session.first_step) * recipe.batch
         seconds = time.perf_counter() - start
         said = forget_misled(plan, session.prepared, recipe, images=images, seconds=seconds, cache=cache)

@@ -73,7 +73,6 @@ def fitted(resolved: Resolved) -> tuple[Resolved, list[Note]]:
     if quiet == recipe:
         return resolved, []
     off = ["augmentation"] if recipe.augment != quiet.augment else []
-    off += ["InfoBatch"] if recipe.infobatch != quiet.infobatch else []
     off += ["noise and stochastic depth"] if recipe.regularize != quiet.regularize else []
     changed = {key for key, value in leaves(quiet) if dict(leaves(recipe))[key] != value}
     note = f"{' and '.join(off)} off: the frozen backbone sees every image once, for all epochs"
@@ -86,8 +85,7 @@ def without_chance(recipe: Recipe) -> Recipe:
     if recipe.transfer.freeze != "backbone":
         return recipe
     still = replace(recipe.regularize, noise=0.0, stochastic_depth=0.0)
-    every = replace(recipe.infobatch, ratio=0.0)  # features are computed once for all images
-    return replace(recipe, augment=AugmentSpec(), regularize=still, infobatch=every)
+    return replace(recipe, augment=AugmentSpec(), regularize=still)
 
 
 def new_session(

@@ -197,18 +197,6 @@ class LookaheadSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InfobatchSpec:
-    """Images that are learnt already are left out of a part of the epochs (Qin et al. 2024)."""
-
-    ratio: Annotated[float, Ge(0), Le(0.95)] = option(
-        0.0, "Chance that an epoch leaves out an image whose last loss was below the mean (Qin 2024: 0.5)."
-    )
-    until: Annotated[float, Gt(0), Le(1)] = option(
-        0.875, "Share of the run after which every epoch sees all images."
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Model, data preparation, training and selection, as one value."""
 
@@ -258,7 +246,6 @@ class Recipe:
         "none", "balanced: a class counts in inverse proportion to its number of training images."
     )
     clip_norm: Annotated[float, Gt(0)] | None = option(None, "Largest norm of the whole gradient.")
-    infobatch: InfobatchSpec = option(InfobatchSpec(), "Which images an epoch may leave out.")
     lookahead: LookaheadSpec = option(LookaheadSpec(), "Slow weights that the fast ones return to.")
     ema: Annotated[float, Gt(0), Lt(1)] | None = option(
         None, "Decay of the averaged weights, which are then the ones evaluated and kept."
@@ -292,21 +279,13 @@ class Recipe:
     keep_checkpoints: Annotated[int, Ge(1)] = option(2, "Checkpoints kept beside the best one.")
 
     def __post_init__(self) -> None:
-        """Raises U290 for two kinds of averaged weights, U291 for InfoBatch on mixed images."""
+        """Raises U290 where both kinds of averaged weights are asked for."""
         if self.ema is not None and self.lookahead.every:
             raise ConvworksError(
                 "U290",
                 "ema and lookahead cannot be used together",
                 why="each of them decides which weights are evaluated and kept",
                 try_="--set ema=none",
-            )
-        mixes = [name for name in ("mixup", "cutmix") if getattr(self.augment, name)]
-        if self.infobatch.ratio and mixes:
-            raise ConvworksError(
-                "U291",
-                f"infobatch.ratio and augment.{mixes[0]} cannot be used together",
-                why="the loss of two images in one does not say whether the first of them is learnt",
-                try_=f"--set augment.{mixes[0]}=0",
             )
 
     @property

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from convworks.data.loader import Batch, Mixed, Thinned
+from convworks.data.loader import Batch, Mixed
 from convworks.layers import WithAuxiliary
 from convworks.randomness import derive_seed
-from convworks.training.loss import batch_normaliser, each_cross_entropy, summed_cross_entropy
+from convworks.training.loss import batch_normaliser, summed_cross_entropy
 from convworks.training.optimizer import set_learning_rate
 from convworks.training.regularize import SparsityPenalty
 from convworks.training.regularizers import (
@@ -50,12 +50,6 @@ class Average(Protocol):
     average: dict[str, Tensor]
 
     def update(self, network: nn.Module, step: int) -> None: ...
-
-
-class Losses(Protocol):
-    """Who wants to know the loss of each image."""
-
-    def record(self, batch: Batch, losses: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +90,7 @@ class Position:
     epoch: int = 0  # from 0
     batch: int = 0  # batches done in this epoch
     loss_sum: float = 0.0  # of this epoch, over images
-    correct: float = 0  # whole, but where images are weighted
+    correct: int = 0
     seen: int = 0
 
     def next_epoch(self) -> None:
@@ -135,21 +129,19 @@ def train_epoch(
     settings: StepSettings,
     numerics: Numerics,
     average: Average | None = None,
-    losses: Losses | None = None,
     before_epoch: Callable[[int], None] | None = None,
 ) -> Generator[Step]:
     """The rest of the epoch at which `position` stands, one yield after every optimizer step.
 
     `settings.lr` is the top rate, `schedule(step)` its multiplier. Dropout and other draws inside the network
-    are re-seeded for every step from (seed, step). `losses` is told the loss of each image of a thinned
-    batch. `before_epoch` is called with the epoch once the network
+    are re-seeded for every step from (seed, step). `before_epoch` is called with the epoch once the network
     is in training mode. Raises NotFiniteError before a step that would spoil the weights.
     """
     network.train()
     if before_epoch is not None:
         before_epoch(position.epoch)
     with settings.regularizers.active(network):
-        yield from _steps(network, loader, optimizer, position, schedule, settings, numerics, average, losses)
+        yield from _steps(network, loader, optimizer, position, schedule, settings, numerics, average)
 
 
 def _steps(
@@ -161,13 +153,12 @@ def _steps(
     settings: StepSettings,
     numerics: Numerics,
     average: Average | None,
-    losses: Losses | None,
 ) -> Generator[Step]:
     for batch in loader.epoch(position.epoch, start=position.batch):
         lr = settings.lr * schedule(position.step)
         set_learning_rate(optimizer, lr)
         seed_draws(derive_seed(settings.seed, "network", position.step), numerics.device)
-        loss, correct, penalty, each = accumulate_gradients(network, optimizer, batch, settings, numerics)
+        loss, correct, penalty = accumulate_gradients(network, optimizer, batch, settings, numerics)
         norm = gradient_norm(network)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise NotFiniteError(
@@ -183,9 +174,7 @@ def _steps(
         settings.regularizers.project_(network, optimizer)
         if average is not None:
             average.update(network, position.step)
-        if losses is not None and each is not None:
-            losses.record(batch, each)
-        count = len(batch.labels)
+        count = len(batch.y)
         position.step += 1
         position.batch += 1
         position.loss_sum += loss * count
@@ -210,15 +199,11 @@ def seed_draws(seed: int, device: str) -> None:
 
 
 class Accumulated(NamedTuple):
-    """Mean loss, images whose largest output is the right one, what the penalties come to, and every loss.
-
-    Of a thinned batch loss and correct are those of the whole one, as its images' weights estimate them.
-    """
+    """Mean loss, images whose largest output is the right one, and what the penalties come to."""
 
     loss: float
-    correct: float
+    correct: int
     penalty: float
-    losses: Tensor | None  # (B,) of each image of a thinned batch
 
 
 def accumulate_gradients(
@@ -231,18 +216,17 @@ def accumulate_gradients(
     """
     optimizer.zero_grad(set_to_none=True)
     wanted, parts = settings.regularizers, min(settings.accumulate, len(batch.y))
-    normaliser = batch_normaliser(batch.labels, settings.class_weights, batch.mixed)
-    total, correct, penalty = 0.0, 0.0, 0.0
-    losses: list[Tensor] = []
+    normaliser = batch_normaliser(batch.y, settings.class_weights, batch.mixed)
+    total, correct, penalty = 0.0, 0, 0.0
     with wanted.recording(network) as sparsity:
         means = None
         if sparsity is not None and parts > 1:
             means = _batch_means(network, sparsity, batch, parts, numerics)
-        for part in batch_parts(batch, parts):
+        for x, y, mixed in batch_parts(batch, parts):
             with numerics.autocast():
-                output = network(part.x)
-            logits = (output.logits if isinstance(output, WithAuxiliary) else output).detach()
-            loss = summed_loss(output, part, settings) / normaliser
+                output = network(x)
+            logits = output.logits if isinstance(output, WithAuxiliary) else output
+            loss = summed_loss(output, y, settings, mixed) / normaliser
             total += loss.item()
             if sparsity is not None:
                 if means is None:
@@ -253,23 +237,15 @@ def accumulate_gradients(
                     means,
                     target=wanted.sparsity_target,
                     strength=wanted.sparsity,
-                    share=len(part.y) / len(batch.y),
+                    share=len(y) / len(batch.y),
                 )
             loss.backward()  # type: ignore[no-untyped-call]
-            right = logits.argmax(1) == part.y
-            if part.thinned is None:
-                correct += int(right.sum())
-            else:
-                correct += float((part.thinned.weights * right).sum())
-                losses.append(each_cross_entropy(logits, part.y, label_smoothing=settings.label_smoothing))
+            correct += int((logits.detach().argmax(1) == y).sum())
         if means is not None:
             penalty = sparsity_value(means, target=wanted.sparsity_target, strength=wanted.sparsity)
     if wanted.stochastic_depth:
         _zero_for_skipped(network)
-    if batch.thinned is not None:  # never more than there are
-        correct *= len(batch.labels) / float(batch.thinned.weights.sum())
-    penalty += wanted.add_weight_gradients_(network)
-    return Accumulated(total, correct, penalty, torch.cat(losses) if losses else None)
+    return Accumulated(total, correct, penalty + wanted.add_weight_gradients_(network))
 
 
 @torch.no_grad()
@@ -284,12 +260,12 @@ def _batch_means(
     cuda = [torch.device(numerics.device)] if numerics.device.startswith("cuda") else []
     means: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=cuda):
-        for part in batch_parts(batch, parts):
+        for x, y, _ in batch_parts(batch, parts):
             with numerics.autocast():
-                network(part.x)
+                network(x)
             require_probabilities(sparsity.outputs())
             for name, mean in sparsity.means().items():
-                means[name] = means.get(name, torch.zeros_like(mean)) + mean * (len(part.y) / len(batch.y))
+                means[name] = means.get(name, torch.zeros_like(mean)) + mean * (len(y) / len(batch.y))
     for name, value in network.named_buffers():
         value.copy_(before[name])
     return means
@@ -302,34 +278,28 @@ def _zero_for_skipped(network: nn.Module) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def batch_parts(batch: Batch, parts: int) -> Iterator[Batch]:
-    """A batch, cut into parts of nearly the same size."""
-    begin = 0
-    for x, y in zip(batch.x.chunk(parts), batch.y.chunk(parts), strict=True):
-        at = slice(begin, begin + len(y))
-        mixed, thinned = batch.mixed, batch.thinned
-        yield Batch(
-            x,
-            y,
-            batch.rows[at],
-            mixed and Mixed(mixed.other[at], mixed.share[at]),
-            thinned and Thinned(thinned.weights[at], thinned.labels),
-        )
-        begin += len(y)
+def batch_parts(batch: Batch, parts: int) -> Iterator[tuple[Tensor, Tensor, Mixed | None]]:
+    """(x, y, mixed) of each part of a batch."""
+    mixed: list[Mixed | None] = [None] * len(batch.y.chunk(parts))
+    if batch.mixed is not None:
+        pairs = zip(batch.mixed.other.chunk(parts), batch.mixed.share.chunk(parts), strict=True)
+        mixed = [Mixed(other, share) for other, share in pairs]
+    yield from zip(batch.x.chunk(parts), batch.y.chunk(parts), mixed, strict=True)
 
 
-def summed_loss(output: Tensor | WithAuxiliary, batch: Batch, settings: StepSettings) -> Tensor:
+def summed_loss(
+    output: Tensor | WithAuxiliary, y: Tensor, settings: StepSettings, mixed: Mixed | None = None
+) -> Tensor:
     """The sum over the batch; auxiliary classifiers count with their discount."""
     if isinstance(output, WithAuxiliary):
-        others = torch.stack([summed_loss(each, batch, settings) for each in output.auxiliary])
-        return summed_loss(output.logits, batch, settings) + output.discount * others.sum()
+        others = torch.stack([summed_loss(each, y, settings, mixed) for each in output.auxiliary])
+        return summed_loss(output.logits, y, settings, mixed) + output.discount * others.sum()
     return summed_cross_entropy(
         output,
-        batch.y,
+        y,
         label_smoothing=settings.label_smoothing,
         class_weights=settings.class_weights,
-        mixed=batch.mixed,
-        weights=None if batch.thinned is None else batch.thinned.weights,
+        mixed=mixed,
     )
 
 

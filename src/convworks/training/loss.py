@@ -33,13 +33,11 @@ def summed_cross_entropy(
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
     mixed: Mixed | None = None,
-    weights: Tensor | None = None,
 ) -> Tensor:
-    """Sum over the batch of -log p, in float32. `logits` is (N, K), `labels` and `weights` (N,).
+    """Sum over the batch of -log p, in float32. `logits` is (N, K), `labels` (N,).
 
     With two labels for an image it is share x loss(y) + (1 - share) x loss(other), which is the cross-entropy
-    with the mixed target, since that is linear in the target (Zhang et al. 2018, section 2). With weights
-    each image counts as often as they say.
+    with the mixed target, since that is linear in the target (Zhang et al. 2018, section 2).
     """
 
     def loss(targets: Tensor, reduction: str) -> Tensor:
@@ -51,17 +49,10 @@ def summed_cross_entropy(
             reduction=reduction,
         )
 
-    if mixed is None and weights is None:
+    if mixed is None:
         return loss(labels, "sum")
-    each = loss(labels, "none")
-    if mixed is not None:
-        each = mixed.share * each + (1 - mixed.share) * loss(mixed.other, "none")
-    return (each if weights is None else weights * each).sum()
-
-
-def each_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """(N,) of -log p, in float32, without class weights: how well each image is learnt."""
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction="none")
+    first, second = loss(labels, "none"), loss(mixed.other, "none")
+    return (mixed.share * first + (1 - mixed.share) * second).sum()
 
 
 def targets(batch: Batch, *, classes: int) -> Tensor:

@@ -106,7 +106,8 @@ class Trainee:
         """The copy in the candidate's form and what it is fed in one pass, to look at its layers."""
         torch.set_num_threads(candidate.threads)
         self._prepare(candidate)
-        return self._copy, next(iter(batch_parts(self._ready, self.passes))).x
+        x, _, _ = next(iter(batch_parts(self._ready, self.passes)))
+        return self._copy, x
 
     @property
     def passes(self) -> int:
