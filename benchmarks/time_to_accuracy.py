@@ -99,7 +99,7 @@ GOALS = {
         "cifar10",
         92.0,
         900,
-        {**airbench("airbench2024_95", epochs=22, block1=15), "augment__cutout": 8},
+        {**airbench("airbench2024_95", epochs=21, block1=14), "augment__cutout": 8},
     ),
 }
 
