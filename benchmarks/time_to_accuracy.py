@@ -55,17 +55,20 @@ DIGITS = {
     "epochs": 3,
     "val_fraction": 0.16,
 }
-# The committee: the network for CIFAR-10 sees whole digits, where fastnet's first layer halves them.
+# The committee: the network for CIFAR-10 sees whole digits, where fastnet's first layer halves them. At half its
+# width more passes fit into the time, and leave fewer digits in doubt.
 MEMBER: dict[str, Any] = {
     "recipe": "airbench2024",
+    "model_options": {"width": 0.5},
     "batch": 512,
-    "epochs": 14,
+    "epochs": 46,
     "augment__border": "fill",
     "augment__flip": False,
     "augment__flip_alternates": False,
-    "augment__rotate": 12.0,
-    "augment__scale": 0.12,
-    "augment__shear": 6.0,
+    "augment__shift": 3,
+    "augment__rotate": 15.0,
+    "augment__scale": 0.15,
+    "augment__shear": 8.0,
     "protocol": "centre",
     "val_fraction": 0.05,
 }
@@ -92,7 +95,7 @@ class Goal:
 
 GOALS = {
     "mnist_995": Goal("mnist", 99.5, 30, DIGITS),
-    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=6),
+    "mnist_committee": Goal("mnist", 99.83, 2400, MEMBER, members=5),
     "cifar_907": Goal("cifar10", 90.7, 300, airbench("airbench2024", epochs=13, block1=10)),
     # So many passes learn nearly all training images by heart (99.8 %): squares of 8 pixels are hidden.
     "cifar_92": Goal(

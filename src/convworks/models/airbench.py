@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convworks.layers import stage
 from convworks.models.fit import Window, final_size
-from convworks.models.registry import register
+from convworks.models.registry import bad_option, register
 
 PATCH = 2  # side of the patches that are whitened
 SCALE = 1 / 9  # of the logits
@@ -73,11 +73,16 @@ def network(
     num_classes: int,
     in_channels: int,
     input_size: tuple[int, int],
+    width: float = 1.0,
 ) -> nn.Sequential:
-    """(N, in_channels, H, W) -> (N, num_classes), by blocks of these widths. Raises U122 below 25x25."""
+    """(N, in_channels, H, W) -> (N, num_classes), by blocks of `width` times these widths.
+
+    Raises U122 below 25x25, U123 for a width that leaves a block without maps.
+    """
+    widths = narrowed(name, widths, width)
     windows = [Window("whiten", PATCH, 1)]
     windows += [Window(f"block{n}.pool", 2, 2) for n in (1, 2, 3)] + [Window("pool", 3, 3)]
-    height, width = final_size(name, input_size, windows, published=32)
+    rows, columns = final_size(name, input_size, windows, published=32)
     patch = in_channels * PATCH**2
     whiten = nn.Conv2d(in_channels, 2 * patch, PATCH)  # each filter and its negative
     whiten.weight.requires_grad = False
@@ -89,34 +94,55 @@ def network(
         block3=block(widths[1], widths[2]),  # (N, widths[2], 3, 3)
         pool=stage(max=nn.MaxPool2d(3), flatten=nn.Flatten()),  # (N, widths[2])
         output=stage(
-            linear=nn.Linear(widths[2] * height * width, num_classes, bias=False), scale=Scaled(SCALE)
+            linear=nn.Linear(widths[2] * rows * columns, num_classes, bias=False), scale=Scaled(SCALE)
         ),
     )
 
 
+def narrowed(name: str, widths: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
+    """The widths times a factor, rounded. Raises U123 where that is no number or leaves no maps."""
+    if not isinstance(factor, int | float) or not 0.02 <= factor <= 16:
+        raise bad_option(name, "width", factor, allowed=("0.5", "numbers from 0.02 to 16"))
+    first, second, third = (round(each * factor) for each in widths)
+    return first, second, third
+
+
 def airbench94(
-    *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    input_size: tuple[int, int] = (32, 32),
+    width: float = 1.0,
 ) -> nn.Sequential:
-    """The network for 94 %: section 3.1. For images from 25x25 on; raises U122 for smaller ones."""
+    """The network for 94 %: section 3.1; with another `width` the blocks have so many times its maps.
+
+    For images from 25x25 on; raises U122 for smaller ones, U123 for a width that leaves no maps.
+    """
     return network(
         "airbench94",
         (64, 256, 256),
         num_classes=num_classes,
         in_channels=in_channels,
         input_size=input_size,
+        width=width,
     )
 
 
 def airbench95(
-    *, num_classes: int = 10, in_channels: int = 3, input_size: tuple[int, int] = (32, 32)
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    input_size: tuple[int, int] = (32, 32),
+    width: float = 1.0,
 ) -> nn.Sequential:
-    """The network for 95 %, wider. For images from 25x25 on; raises U122 for smaller ones."""
+    """The network for 95 %, with wider blocks; options, sizes and errors are those of airbench94."""
     return network(
         "airbench95",
         (128, 384, 384),
         num_classes=num_classes,
         in_channels=in_channels,
         input_size=input_size,
+        width=width,
     )
 
 
