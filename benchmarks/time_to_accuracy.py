@@ -55,8 +55,8 @@ DIGITS = {
     "epochs": 3,
     "val_fraction": 0.16,
 }
-# The committee: the network for CIFAR-10 sees whole digits, where fastnet's first layer halves them. At half its
-# width more passes fit into the time, and leave fewer digits in doubt.
+# The committee: the network for CIFAR-10 sees whole digits, where fastnet's first layer halves them. At half
+# its width more passes fit into the time, and leave fewer digits in doubt.
 MEMBER: dict[str, Any] = {
     "recipe": "airbench2024",
     "model_options": {"width": 0.5},
