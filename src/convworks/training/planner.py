@@ -31,7 +31,7 @@ from convworks.training.winograd_choice import gains
 
 BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
 FUSED_MARGIN = 1.02  # fused kernels must be this much faster than torch's operators
-WORTH_BUILDING = 60.0  # seconds of a run that is worth the five of compiling the kernels
+WORTH_BUILDING = 60.0  # seconds of a run that is worth the four of compiling the kernels
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
 MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
 

@@ -29,7 +29,7 @@ from convworks.machine import processor_name
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
-SECONDS = 120.0  # for compiling; it takes about five
+SECONDS = 120.0  # for compiling; it takes about four
 NOT_BUILT = "not built yet"
 _PREFIX = "kernels-"
 
