@@ -56,7 +56,7 @@ DIGITS = {
     "val_fraction": 0.16,
 }
 # The committee: the network for CIFAR-10 sees whole digits, where fastnet's first layer halves them. At half
-# its width more passes fit into the time, and leave fewer digits in doubt.
+# its width more passes fit into the time; the first two members were no better for it (LOG.md).
 MEMBER: dict[str, Any] = {
     "recipe": "airbench2024",
     "model_options": {"width": 0.5},
