@@ -61,7 +61,7 @@ def answer(
 
 
 @pytest.mark.parametrize(
-    "name", ["centre", "10-crop", "144-crop", "multi-crop@256", "tta", "mirror-translate"]
+    "name", ["centre", "10-crop", "144-crop", "multi-crop@256", "tta", "mirror-translate", "tta-turns"]
 )
 @pytest.mark.parametrize("normalize", ["per-channel", "mean-image", "per-feature", "none"])
 def test_crops_against_a_loop(name: str, normalize: Normalize) -> None:

@@ -31,6 +31,7 @@ VIEWS = {
     "tta": 18,
     "tta-shifts": 9,
     "mirror-translate": 6,
+    "tta-turns": 5,
     "full": 1,
 }
 
@@ -84,6 +85,8 @@ def test_how_answers_become_one_is_said() -> None:
     }
     assert resolve("tta").weights(("centre",)) is None
     assert not resolve("tta-shifts").mirrors
+    assert not resolve("tta-turns").mirrors
+    assert resolve("tta-turns").weights(("centre",)) is None
 
 
 def test_other_scales_and_means_of_several() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from convworks.data.preprocess import Geometry
 from convworks.evaluation.protocols import PROTOCOLS, resolve
@@ -259,3 +260,37 @@ def test_grey_becomes_colour_and_colour_grey() -> None:
 def test_a_mean_has_no_views_of_its_own() -> None:
     with pytest.raises(ValueError, match="is a mean of"):
         list(views_of(photo(9, 9), resolve("dense+multi-crop"), AT_224))
+
+
+@pytest.mark.parametrize("stored", [(28, 28), (40, 37)])
+def test_turned_views_are_turned_and_zoomed_about_the_centre(stored: tuple[int, int]) -> None:
+    height, width = stored
+    geometry = Geometry(28, 26, 3, "crop" if height > 28 else "pad", height, width, fill=9)
+    image = photo(height, width)
+    views = all_views(image, "tta-turns", geometry)
+    top, left = (height - 28) // 2, (width - 26) // 2
+    np.testing.assert_array_equal(views.pop("centre"), image[top : top + 28, left : left + 26])
+    ways = [(-8, 0.93), (-8, 1.07), (8, 0.93), (8, 1.07)]
+    assert list(views) == [f"turned {a:+d}, {'larger' if z > 1 else 'smaller'}" for a, z in ways]
+    y, x = np.mgrid[0:28, 0:26] - np.array([13.5, 12.5])[:, None, None]
+    for (angle, zoom), view in zip(ways, views.values(), strict=True):
+        turn = np.deg2rad(angle)
+        down = (np.sin(turn) * x + np.cos(turn) * y) / zoom + top + 13.5
+        right = (np.cos(turn) * x - np.sin(turn) * y) / zoom + left + 12.5
+        for channel in range(3):
+            expected = map_coordinates(
+                image[..., channel].astype(float), [down, right], order=1, mode="grid-constant", cval=9
+            )
+            assert np.abs(view[..., channel] - expected).max() <= 0.51
+
+
+def test_a_positive_turn_is_counterclockwise() -> None:
+    geometry = Geometry(41, 41, 1, "pad", 41, 41)
+    y, x = np.mgrid[0:41, 0:41]
+    bar = np.where((abs(y - 20) < 2) & (x > 20), 255, 0).astype(np.uint8)[..., None]
+    views = all_views(bar, "tta-turns", geometry)
+    for name, view in views.items():
+        rows = np.average(y, weights=view[..., 0])
+        assert rows > 21 if "-8" in name else rows < 19 if "+8" in name else abs(rows - 20) < 0.01
+        right = np.flatnonzero(view[..., 0].sum(axis=0) > 100).max()
+        assert right == 40 if "larger" in name or name == "centre" else right < 40

@@ -12,6 +12,7 @@ s / 224 and rounded, so that at 224 they are the papers' own. No torch in here.
     vgg-multi-scale-jitter  the same at Q = {256, 384, 512}                the same, section 4.2
     multi-crop              3 scales x a 5 x 5 grid x 2                    the same, sections 3.2 and 4.3
     mirror-translate        3 places along a diagonal x 2                  Jordan 2024, section 3.5
+    tta-turns               the centre, and 2 turns x 2 sizes              for digits and other drawings
     dense+multi-crop        the mean of the two soft-max posteriors        the same, section 4.3, Table 5
 
 `NAME@256/384` is a protocol at other scales, `ONE+OTHER` the mean of two or more.
@@ -26,13 +27,15 @@ from typing import Any, Literal
 
 from convworks.errors import ConvworksError, unknown_name
 
-Layout = Literal["stored", "five", "squares", "grid", "shifts", "diagonal", "whole"]
+Layout = Literal["stored", "five", "squares", "grid", "shifts", "diagonal", "turns", "whole"]
 
 PUBLISHED = 224  # the input that all scales are written for
 VIEWS: dict[Layout, int] = {
-    "stored": 1, "five": 5, "squares": 18, "grid": 25, "shifts": 9, "diagonal": 3, "whole": 1,
+    "stored": 1, "five": 5, "squares": 18, "grid": 25, "shifts": 9, "diagonal": 3, "turns": 5,
+    "whole": 1,
 }  # fmt: skip
 CENTRE = "centre"  # the name of the view that is not moved begins so
+TURN, ZOOM = 8.0, 0.07  # of the layout "turns": degrees to both sides, and the share by which sizes differ
 DOUBLE = 2  # of the layout "diagonal": the weight of the centre against that of a moved view
 LARGEST_SCALE = 2048
 POSTERIORS = "mean of the softmax probabilities of all views"
@@ -149,6 +152,8 @@ PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (
              summary="the image as training fits it, moved by 0 or d pixels in 9 directions"),
     Protocol(name="mirror-translate", layout="diagonal", mirrored=True, source="Jordan 2024, section 3.5",
              summary="the image as training fits it, and moved by d pixels up left and down right, mirrored"),
+    Protocol(name="tta-turns", layout="turns", source="for small drawn signs",
+             summary="as training fits it, and turned by 8 degrees to both sides, 7 % larger and smaller"),
     Protocol(name="full", layout="whole", scales=(256,),
              source="networks with global pooling, He et al. 2015",
              summary="whole image, nothing cut off; for networks that take any size"),

@@ -12,16 +12,16 @@ is rounded down, as in training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convworks.data.augment_geometry import framed
+from convworks.data.augment_geometry import framed, inverse_affine, sample_affine
 from convworks.data.preprocess import PANORAMA, Geometry, centre_crop, luma, resized
-from convworks.evaluation.protocols import CENTRE, Protocol, scaled, shift
+from convworks.evaluation.protocols import CENTRE, TURN, ZOOM, Layout, Protocol, scaled, shift
 
 Pixels = NDArray[np.uint8]
 MIRROR = " mirrored"
@@ -54,14 +54,8 @@ def views_of(pixels: Pixels, protocol: Protocol, geometry: Geometry) -> Iterator
     """
     if protocol.parts:
         raise ValueError(f"{protocol.name} is a mean of {', '.join(protocol.parts)}")
-    if protocol.layout in ("stored", "shifts", "diagonal"):
-        stored = geometry.fitted(pixels)
-        if protocol.layout == "stored":
-            parts = [(CENTRE, centre_crop(stored, geometry.height, geometry.width))]
-        elif protocol.layout == "shifts":
-            parts = shifted(stored, geometry)
-        else:
-            parts = diagonal(stored, geometry)
+    if protocol.layout in AS_FITTED:
+        parts = AS_FITTED[protocol.layout](geometry.fitted(pixels), geometry)
         yield _stack(parts, mirrored=protocol.mirrored)
         return
     image = base_image(pixels, geometry)
@@ -145,6 +139,11 @@ def cut(image: Pixels, place: Place, size: tuple[int, int]) -> Pixels:
     return resized(np.ascontiguousarray(part), *size) if place.shrunk else part
 
 
+def central(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
+    """The centre alone."""
+    return [(CENTRE, centre_crop(stored, geometry.height, geometry.width))]
+
+
 def shifted(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
     """The centre, and the same window moved by d pixels to eight sides; d is `shift` of the side.
 
@@ -166,6 +165,37 @@ def diagonal(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
     canvas = framed(stored[None], dy, dx, fill=geometry.fill, mirrored=True)[0]
     places = {CENTRE: 0, "up left": -1, "down right": 1}
     return [(name, _moved(canvas, way * dy, way * dx, geometry)) for name, way in places.items()]
+
+
+def turned(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
+    """The centre, and the same window turned about its own by TURN degrees and zoomed by ZOOM, both ways.
+
+    Each is sampled as training's `rotate` and `scale` do it, with grey level `fill` beyond the stored image.
+    """
+    H, W = geometry.height, geometry.width
+    ways = [(angle, zoom) for angle in (-TURN, TURN) for zoom in (-ZOOM, ZOOM)]
+    angle, zoom = np.array(ways).T
+    corner = [np.full(len(ways), (n - side) // 2) for n, side in zip(stored.shape[:2], (H, W), strict=True)]
+    views = sample_affine(
+        np.repeat(stored[None], len(ways), axis=0),
+        inverse_affine(angle=angle, scale=zoom, shear=np.zeros(len(ways))),
+        top=corner[0],
+        left=corner[1],
+        height=H,
+        width=W,
+        fill=geometry.fill,
+    )
+    names = [f"turned {a:+g}, {'larger' if z > 0 else 'smaller'}" for a, z in ways]
+    return central(stored, geometry) + list(zip(names, views, strict=True))
+
+
+# The views of the image as training fits it.
+AS_FITTED: dict[Layout, Callable[[Pixels, Geometry], list[tuple[str, Pixels]]]] = {
+    "stored": central,
+    "shifts": shifted,
+    "diagonal": diagonal,
+    "turns": turned,
+}
 
 
 def _moved(canvas: Pixels, down: int, right: int, geometry: Geometry) -> Pixels:
