@@ -153,7 +153,8 @@ PROTOCOLS: dict[str, Protocol] = {each.name: each for each in (
     Protocol(name="mirror-translate", layout="diagonal", mirrored=True, source="Jordan 2024, section 3.5",
              summary="the image as training fits it, and moved by d pixels up left and down right, mirrored"),
     Protocol(name="tta-turns", layout="turns", source="for small drawn signs",
-             summary="as training fits it, and turned by 8 degrees to both sides, 7 % larger and smaller"),
+             summary=f"the image as training fits it, and turned by {TURN:g} degrees both ways, each "
+             f"{100 * ZOOM:g} % larger and smaller"),
     Protocol(name="full", layout="whole", scales=(256,),
              source="networks with global pooling, He et al. 2015",
              summary="whole image, nothing cut off; for networks that take any size"),

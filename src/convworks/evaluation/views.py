@@ -189,6 +189,12 @@ def turned(stored: Pixels, geometry: Geometry) -> list[tuple[str, Pixels]]:
     return central(stored, geometry) + list(zip(names, views, strict=True))
 
 
+def _moved(canvas: Pixels, down: int, right: int, geometry: Geometry) -> Pixels:
+    """The central window of a canvas, moved."""
+    top, left = (canvas.shape[0] - geometry.height) // 2, (canvas.shape[1] - geometry.width) // 2
+    return canvas[top + down : top + down + geometry.height, left + right : left + right + geometry.width]
+
+
 # The views of the image as training fits it.
 AS_FITTED: dict[Layout, Callable[[Pixels, Geometry], list[tuple[str, Pixels]]]] = {
     "stored": central,
@@ -196,12 +202,6 @@ AS_FITTED: dict[Layout, Callable[[Pixels, Geometry], list[tuple[str, Pixels]]]] 
     "diagonal": diagonal,
     "turns": turned,
 }
-
-
-def _moved(canvas: Pixels, down: int, right: int, geometry: Geometry) -> Pixels:
-    """The central window of a canvas, moved."""
-    top, left = (canvas.shape[0] - geometry.height) // 2, (canvas.shape[1] - geometry.width) // 2
-    return canvas[top + down : top + down + geometry.height, left + right : left + right + geometry.width]
 
 
 def _stack(parts: list[tuple[str, Pixels]], *, mirrored: bool) -> Stack:
