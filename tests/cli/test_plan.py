@@ -50,24 +50,38 @@ def test_the_document(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["seconds"]) == {"data", "step", "convolution", "ceiling", "rest"}
     assert found["seconds"]["ceiling"] == found["seconds"]["convolution"]
     assert found["plan"]["fused"] is False
-    assert found["plan"]["winograd"] == []
+    assert found["plan"]["winograd"] == found["plan"]["amx"] == []
     assert found["share_of_ceiling"] > 0
 
 
-def test_layers_by_winograd_are_named(
-    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("winograd", "amx", "chosen", "how"),
+    [
+        (("conv1", "conv2"), (), "Winograd, ", "2 layers by Winograd's algorithm"),
+        ((), ("conv1",), "AMX, ", "1 layer on matrix units"),
+        (("b",), ("a", "c"), "Winograd, AMX, ", "1 layer by Winograd's algorithm, 2 layers on matrix units"),
+    ],
+)
+def test_layers_by_kernels_of_ours_are_named(
+    winograd: tuple[str, ...],
+    amx: tuple[str, ...],
+    chosen: str,
+    how: str,
+    world: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = plan_report._measured
 
     def measured(*given: Any) -> plan_report.PlanReport:
         found = real(*given)
         shares = replace(found.shares, convolution=0.25, ceiling=2.0, step=1.0)
-        return replace(found, shares=shares, plan=replace(found.plan, winograd=("conv1", "conv2")))
+        return replace(found, shares=shares, plan=replace(found.plan, winograd=winograd, amx=amx))
 
     monkeypatch.setattr(plan_report, "_measured", measured)
     out = " ".join(run(capsys, "plan", "lenet5_modern", "digits", *QUICK).out.split())
-    assert "cpu (1 thread), Winograd, " in out
-    assert "forward and backward, alone, 2 layers by Winograd's algorithm" in out
+    assert f"cpu (1 thread), {chosen}" in out
+    assert f"forward and backward, alone, {how}" in out
     assert "would train 8 images a second; a step reaches 200% of that, more than 100% where" in out
     assert "everything else 750.0 ms" in out
 

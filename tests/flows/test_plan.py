@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convworks import environment
 from convworks.durable import read_json, to_json
@@ -20,9 +22,10 @@ from convworks.flows.events import Note, Will
 from convworks.flows.plan import differences_of, kernels_for, plan_training, with_kernels
 from convworks.flows.plan_report import explore
 from convworks.flows.prepare import build_network, prepare_data
+from convworks.layers.amx import use_amx
 from convworks.layers.fused import is_fused
 from convworks.ops.native import library
-from convworks.training import planner, step_timing
+from convworks.training import own_convolutions, planner, step_timing
 from convworks.training.ceiling import convolutions_alone
 from convworks.training.planner import plan_from_dict
 from convworks.training.step_timing import Candidate, ratio
@@ -35,6 +38,7 @@ from tests.flows.helpers import (
     train_until,
     write_images,
 )
+from tests.layers.fake_amx import fake_amx
 from tests.ops.native import kernels
 
 FUSED = {"model": "fastnet", "size": 32, "precision": "bf16", "memory_format": "channels_last"}
@@ -53,7 +57,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         module, "open_kernels", lambda _, compile_: library.open_kernels(folder, compile_=compile_)
     )
     monkeypatch.setattr(planner, "ratio", lambda *a, **k: 1.5)
-    monkeypatch.setattr(planner, "gains", lambda *a: {})
+    monkeypatch.setattr(own_convolutions, "gains", lambda *a: {})
     yield folder
     library.close_kernels()
 
@@ -157,6 +161,7 @@ def test_what_costs_time_in_a_step_has_a_plan_of_its_own(
         ({"regularize": replace(recipe.regularize, noise=0.1)}, 2),
         ({"transfer": replace(recipe.transfer, quantize="int8")}, 3),
         ({"winograd": "no"}, 4),
+        ({"amx": "no"}, 5),
     ):
         changed = replace(recipe, **change)  # type: ignore[arg-type]
         net = build_network(changed, 3, prepared.dataset.geometry)
@@ -236,8 +241,6 @@ def test_the_convolutions_of_a_step_are_repeated_and_nothing_else() -> None:
     alone = convolutions_alone(lambda: net(x).sum().backward())
     assert alone is not None
 
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     class Names(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             ran.append(f"{func} {tuple(args[0].shape)}")
@@ -252,6 +255,38 @@ def test_the_convolutions_of_a_step_are_repeated_and_nothing_else() -> None:
         "aten.convolution_backward.default (2, 4, 6, 6)",
     ]
     assert convolutions_alone(lambda: torch.ones(2).sum()) is None
+
+
+def test_a_gradient_that_a_kernel_asks_torch_for_is_no_convolution_of_torchs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called = fake_amx(monkeypatch)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), *(nn.Conv2d(4, 4, 2, stride=2, padding=1) for _ in range(3)))
+    use_amx(net, ["2"])  # between two of the same window, on other maps
+    x = torch.randn(2, 3, 18, 18)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            net(x).square().sum().backward()
+
+    ran: list[Any] = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            ran.append(func)
+            return func(*args, **(kwargs or {}))
+
+    for whole, gradients in ((False, 4), (True, 3)):
+        alone = convolutions_alone(step, whole=whole)
+        assert alone is not None
+        called.clear()
+        ran.clear()
+        with Names():
+            alone()
+        assert ran.count(torch.ops.aten.convolution.default) == 3
+        assert ran.count(torch.ops.aten.convolution_backward.default) == gradients
+        assert called == []
 
 
 def test_a_report_of_everything(

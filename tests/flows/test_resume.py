@@ -193,6 +193,7 @@ UNSAFE = [
     "precision=bf16",
     "memory_format=channels_last",
     "winograd=no",
+    "amx=no",
     "threads=2",
     "keep=last",
     "normalize=none",

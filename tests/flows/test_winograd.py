@@ -20,7 +20,8 @@ from convworks.flows.prepare import build_network, prepare_data
 from convworks.ops.native import library
 from convworks.recipes.resolve import from_dict, resolve
 from convworks.runs import Run
-from convworks.training import planner
+from convworks.training import own_convolutions, planner
+from convworks.training.convolution_choice import WINOGRAD, Choice
 from convworks.training.planner import Plan, plan_from_dict
 from convworks.training.step_timing import Trainee
 from tests.flows.helpers import fingerprint, request, resume_all, train_all, train_until, write_images
@@ -43,8 +44,13 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(
         module, "open_kernels", lambda _, compile_: library.open_kernels(folder, compile_=compile_)
     )
-    monkeypatch.setattr(planner, "gains", lambda network, *_: dict.fromkeys(planner.suitable(network), 2.0))
-    monkeypatch.setattr(planner, "ratio", lambda *a, **k: 1.5)
+    monkeypatch.setattr(library, "amx_available", lambda: False)
+    monkeypatch.setattr(
+        own_convolutions,
+        "gains",
+        lambda network, *_: {name: {"winograd": 2.0} for name in WINOGRAD.suitable(network)},
+    )
+    monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 1.5)
     monkeypatch.setattr(planner, "_try_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
     called: list[str] = []
     for name in ("winograd_convolution", "winograd_weight_gradient"):
@@ -174,10 +180,10 @@ def test_the_shares_of_a_step(
 
     monkeypatch.setattr(Trainee, "_step", counted_step)
 
-    def watch(step: Any) -> Any:
+    def watch(step: Any, **how: Any) -> Any:
         always.clear()
         steps.append(0)
-        alone = real(step)
+        alone = real(step, **how)
         assert alone is not None
         assert steps[-1] == 1, "the convolutions of one step, not of two"
         watched.append(len(always))
@@ -187,9 +193,10 @@ def test_the_shares_of_a_step(
     made: list[tuple[str, ...]] = []
     layers = plan_report.layers_alone
 
-    def counted(network: nn.Module, names: Any, x: Any, numerics: Any) -> Any:
-        made.append((*names, str(len(x))))
-        layers(network, names, x, numerics)()
+    def counted(network: nn.Module, chosen: Choice, x: Any, numerics: Any) -> Any:
+        assert chosen.amx == ()
+        made.append((*chosen.winograd, str(len(x))))
+        layers(network, chosen, x, numerics)()
         return lambda: 100.0
 
     monkeypatch.setattr(plan_report, "layers_alone", counted)

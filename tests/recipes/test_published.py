@@ -264,8 +264,9 @@ def test_two_deviations_and_their_sources(tmp_path: Path) -> None:
 def test_the_machine_is_no_deviation(key: str) -> None:
     other: dict[str, Any] = {
         "seed": 3, "precision": "fp32", "memory_format": "contiguous", "threads": 1, "workers": 0,
-        "device": "cpu", "checkpoint_every": 5, "keep_checkpoints": 1, "winograd": "no",
+        "device": "cpu", "checkpoint_every": 5, "keep_checkpoints": 1, "winograd": "no", "amx": "no",
     }  # fmt: skip
+    assert other.keys() == MACHINE
     found = resolve_named("alexnet2012", flags={key: other[key]})
     assert "every value is" in compliance_of(found)
 

@@ -143,11 +143,12 @@ def test_the_plan_and_its_reasons(run: Path) -> None:
     assert (odd.rows, odd.reasons, odd.measured) == ([("a", "not set")], [], [])
 
 
-def test_layers_that_train_by_winograd_are_named() -> None:
+@pytest.mark.parametrize("way", ["winograd", "amx"])
+def test_layers_that_train_by_kernels_of_ours_are_named(way: str) -> None:
     for layers, text in (([], "no layer"), (["a"], "1 layer: a"), (["a.0", "b"], "2 layers: a.0, b")):
-        table = plan_table({"fused": True, "winograd": layers})
+        table = plan_table({"fused": True, way: layers})
         assert table is not None
-        assert table.rows == [("fused", "true"), ("winograd", text)]
+        assert table.rows == [("fused", "true"), (way, text)]
 
 
 def test_facts_identify_the_run(run: Path) -> None:

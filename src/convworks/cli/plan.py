@@ -107,14 +107,14 @@ def _say_options(found: PlanReport, console: Console) -> None:
 
 def _say_shares(found: PlanReport, console: Console) -> None:
     shares = found.shares
-    whole, winograd = shares.data + shares.step, len(found.plan.winograd)
+    whole = shares.data + shares.step
+    layers = ((found.plan.winograd, "by Winograd's algorithm"), (found.plan.amx, "on matrix units"))
+    own = [f"{count(len(names), 'layer')} {how}" for names, how in layers if names]
     console.answer()
     console.answer("where the time of a step goes", style="bold")
     rows = [("  data", shares.data, _ahead(found.plan.workers))]
     if shares.convolution is not None:
-        how = "forward and backward, alone"
-        if winograd:
-            how += f", {count(winograd, 'layer')} by Winograd's algorithm"
+        how = ", ".join(("forward and backward, alone", *own))
         rows += [("  convolution", min(shares.convolution, shares.step), how)]
     rows += [("  everything else", shares.rest, "batch norm, activations, pooling, dense, loss, optimizer")]
     for line in table([(n, f"{s * 1e3:.1f} ms", f"{s / whole:.0%}", w) for n, s, w in rows], right=(1, 2)):
@@ -124,8 +124,8 @@ def _say_shares(found: PlanReport, console: Console) -> None:
             f"torch's own convolutions and nothing else would train {_rate(found.ceiling)} images a second; "
             f"a step reaches {shares.of_ceiling:.0%} of that"
         )
-        if winograd:
-            text += ", more than 100% where Winograd's algorithm saves more than everything else takes"
+        if own:
+            text += ", more than 100% where these layers save more than everything else takes"
         for line in block("  ceiling", text):
             console.answer(line)
 

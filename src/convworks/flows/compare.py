@@ -222,8 +222,9 @@ def _settings(record: RunRecord) -> dict[str, Any]:
         if key in record.plan:
             recipe[f"plan.{key}"] = record.plan[key]
     if record.plan:
-        names = record.plan.get("winograd")  # none in plans from before there was a choice
-        recipe["plan.winograd"] = len(names) if isinstance(names, list) else 0
+        for key in ("winograd", "amx"):
+            names = record.plan.get(key)  # none in plans from before there was a choice
+            recipe[f"plan.{key}"] = len(names) if isinstance(names, list) else 0
     if record.overrides:
         recipe["changed on the way"] = ", ".join(record.overrides)
     return recipe

@@ -20,7 +20,7 @@ from convworks.errors import ConvworksError
 from convworks.flows.prepare import Prepared, optimizer_for, step_settings, training_loader
 from convworks.layers.arrangement import arrange
 from convworks.machine import processor_name
-from convworks.ops import fast_winograd
+from convworks.ops import amx_convolution, fast_winograd
 from convworks.ops.native.build import NOT_BUILT, find_compiler
 from convworks.ops.native.library import available, open_kernels
 from convworks.recipes.recipe import Recipe
@@ -104,7 +104,7 @@ def kernels_for(cache: Path | None) -> Callable[[bool], str]:
 
 def with_kernels(plan: Plan, *, cache: Path | None) -> Plan:
     """The plan, its kernels loaded. Where they cannot be, torch's operators give the same to rounding."""
-    if plan.fused or plan.winograd:
+    if plan.fused or plan.winograd or plan.amx:
         kernels_for(cache)(True)
     return plan
 
@@ -116,6 +116,8 @@ def differences_of(plan: Plan) -> list[str]:
         lost.append("the fused kernels of the plan cannot be used here")
     if plan.winograd and not fast_winograd.available():
         lost.append("Winograd's algorithm of the plan cannot be used here")
+    if plan.amx and not amx_convolution.available():
+        lost.append("the matrix units (AMX) of the plan cannot be used here")
     return lost
 
 
@@ -132,6 +134,7 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         recipe.precision,
         recipe.memory_format,
         recipe.winograd,
+        recipe.amx,
         recipe.threads,
         recipe.workers,
         recipe.checkpoint_every,
@@ -167,6 +170,7 @@ def measure_plan(
         memory_format=recipe.memory_format,
         threads=recipe.threads,
         winograd=recipe.winograd,
+        amx=recipe.amx,
         batch_path=dataset.storage,
         allocator=keep_pages(),
         steps=plain.steps * recipe.epochs,
@@ -192,7 +196,7 @@ def _plan_workers(
     numerics = plan.numerics
     trainee = copy.deepcopy(network).to(plan.device)
     trainee = trainee.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
-    arrange(trainee.train(), fused=plan.fused, winograd=plan.winograd)
+    arrange(trainee.train(), fused=plan.fused, winograd=plan.winograd, amx=plan.amx)
     optimizer = optimizer_for(recipe, trainee)
     rates: dict[int, float] = {}
     run_seconds = recipe.epochs * len(prepared.dataset.split_rows("train")) / plan.images_per_second

@@ -37,9 +37,9 @@ from convworks.recipes.defaults import adapt_to_size, resolve_named
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import Resolved
 from convworks.training.ceiling import convolutions_alone
+from convworks.training.convolution_choice import Choice, layers_alone
 from convworks.training.planner import Plan, choose_device
 from convworks.training.step_timing import Candidate, Trainee
-from convworks.training.winograd_choice import layers_alone
 
 SECONDS = 3.0  # of steps for the shares; as many again for the batches
 STEPS = 3  # of anything, at the least
@@ -64,7 +64,7 @@ class Shares:
     def of_ceiling(self) -> float | None:
         """The step's speed as a share of what torch's own convolutions alone would reach.
 
-        Above 1 where Winograd's algorithm saves more than everything else takes.
+        Above 1 where convolutions by kernels of ours save more than everything else takes.
         """
         return None if self.ceiling is None else self.ceiling / self.step
 
@@ -235,7 +235,7 @@ def _trainee(
     labels = dataset.labels[torch.from_numpy(dataset.split_rows("train"))]
     settings = step_settings(recipe, labels, len(dataset.classes), plan.device)
     trainee = Trainee(network, lambda each: optimizer_for(recipe, each), batch, settings)
-    return trainee, Candidate(plan.numerics, plan.threads, plan.fused, plan.winograd)
+    return trainee, Candidate(plan.numerics, plan.threads, plan.fused, plan.winograd, plan.amx)
 
 
 def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan) -> tuple[Shares, float]:
@@ -248,10 +248,11 @@ def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan
         start = time.perf_counter()
     trainee, candidate = _trainee(prepared, recipe, network, plan, batch)
     step = trainee.timer(candidate)
-    torchs_step = trainee.timer(replace(candidate, winograd=()))
+    torchs_step = trainee.timer(replace(candidate, winograd=(), amx=()))
     torchs_step()  # the first call may make two steps
     ceiling = convolutions_alone(torchs_step)  # all of them torch's own
-    own = _with_winograd(trainee, candidate, step) if candidate.winograd else None
+    chosen = Choice(candidate.winograd, candidate.amx)
+    own = _with_own(trainee, candidate, chosen, step) if any(chosen) else None
     held = _Held()
     step()
     with torch.autograd.graph.saved_tensors_hooks(held.see, lambda x: x):
@@ -278,12 +279,14 @@ def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan
     return found, 2 * held.bytes / len(batch.y)  # gradients of the same size come beside them
 
 
-def _with_winograd(trainee: Trainee, candidate: Candidate, step: Callable[[], float]) -> Callable[[], float]:
+def _with_own(
+    trainee: Trainee, candidate: Candidate, chosen: Choice, step: Callable[[], float]
+) -> Callable[[], float]:
     """A function that makes the convolutions of a step alone, as the plan does, and returns their seconds."""
-    rest = convolutions_alone(step)  # torch's that remain
+    rest = convolutions_alone(step, whole=True)  # torch's that remain
     network, x = trainee.of_layers(candidate)
-    chosen = layers_alone(network, candidate.winograd, x, candidate.numerics)
-    return lambda: (rest() if rest is not None else 0.0) + trainee.passes * chosen()
+    own = layers_alone(network, chosen, x, candidate.numerics)
+    return lambda: (rest() if rest is not None else 0.0) + trainee.passes * own()
 
 
 class _Held:

@@ -93,7 +93,7 @@ class Session:
         numerics = plan.numerics
         network = network.to(plan.device)
         self.network: nn.Module = network.to(memory_format=numerics.torch_memory_format)  # type: ignore[call-overload]
-        arrange(self.network, fused=plan.fused, winograd=plan.winograd)
+        arrange(self.network, fused=plan.fused, winograd=plan.winograd, amx=plan.amx)
         self.trainee = self.network if trainee is None else trainee
         places = (name for name, module in self.network.named_modules() if module is self.trainee)
         self._part = next(places, "")

@@ -38,7 +38,7 @@ from convworks.training.checkpoint import Checkpoint, checkpoint_steps, newest_v
 from convworks.training.planner import Plan, choose_device, plan_from_dict
 
 PLAN_KEYS = frozenset(
-    {"device", "precision", "memory_format", "winograd", "threads", "batch", "accumulate", "model"}
+    {"device", "precision", "memory_format", "winograd", "amx", "threads", "batch", "accumulate", "model"}
 )
 
 

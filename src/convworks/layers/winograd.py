@@ -25,6 +25,7 @@ from convworks.layers.fused import (
     shared_layers,
     window_of,
 )
+from convworks.layers.own_convolution import OwnConv2d, even_padding, is_torchs
 from convworks.ops.fast_winograd import (
     applies,
     output_size,
@@ -49,7 +50,7 @@ class Pair:
         return not any(hooked(each) for each in (self.convolution, self.pool, *self.around))
 
 
-class WinogradConv2d(nn.Conv2d):
+class WinogradConv2d(OwnConv2d):
     """A 3x3 convolution of stride 1 that trains by Winograd's F(4x4, 3x3) under bfloat16's autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,14 +58,13 @@ class WinogradConv2d(nn.Conv2d):
         padding, pair = padding_of(self), self.__dict__.get(_PAIR)
         if pair is not None:
             pair.pooled = False  # whatever became of the pass before
-        if self.training and padding is not None and torch.is_autocast_enabled("cpu"):
-            half = x.to(torch.get_autocast_dtype("cpu"))
-            if applies(half, self.weight, padding):
-                with torch.autocast("cpu", enabled=False):
-                    if pair is not None and pair.together() and min(output_size(half, padding)) > 1:
-                        pair.pooled = True
-                        return winograd_convolution_pool(half, self.weight, self.bias, padding=padding)
-                    return winograd_convolution(half, self.weight, self.bias, padding=padding)
+        half = self.of_autocast(x)
+        if padding is not None and half is not None and applies(half, self.weight, padding):
+            with torch.autocast("cpu", enabled=False):
+                if pair is not None and pair.together() and min(output_size(half, padding)) > 1:
+                    pair.pooled = True
+                    return winograd_convolution_pool(half, self.weight, self.bias, padding=padding)
+                return winograd_convolution(half, self.weight, self.bias, padding=padding)
         return super().forward(x)
 
 
@@ -86,12 +86,10 @@ class PooledBefore(FusedMaxPool2d):
 def padding_of(layer: nn.Conv2d) -> int | None:
     """The padding of a 3x3 window of stride 1 that is the same on all sides, else None."""
     window = (layer.kernel_size, layer.stride, layer.dilation, layer.groups)
-    if window != ((3, 3), (1, 1), (1, 1), 1) or layer.padding_mode != "zeros":
+    padding = even_padding(layer)
+    if window != ((3, 3), (1, 1), (1, 1), 1) or padding is None:
         return None
-    if isinstance(layer.padding, str):
-        return {"same": 1, "valid": 0}[layer.padding]
-    first, second = layer.padding
-    return int(first) if first == second and first <= 2 else None
+    return padding if padding <= 2 else None
 
 
 def suitable(network: nn.Module) -> list[str]:
@@ -99,7 +97,7 @@ def suitable(network: nn.Module) -> list[str]:
     return [
         name
         for name, layer in network.named_modules()
-        if type(layer) in (nn.Conv2d, WinogradConv2d) and padding_of(layer) is not None
+        if isinstance(layer, nn.Conv2d) and is_torchs(layer) and padding_of(layer) is not None
     ]
 
 

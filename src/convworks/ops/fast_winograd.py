@@ -9,7 +9,8 @@ with sums in float32; the transforms, the weights and their gradient are float32
 of what 0, +-1, +-2 lose. An output is wrong by about 1 % of the outputs' size, where bfloat16's own rounding
 of the weights costs 0.2 %. It is used in training alone, where a step's gradient is noisy by far more.
 
-The C++ kernels of `ops/native` do the work (`winograd.cpp`); `applies` says where they can.
+The C++ kernels of `ops/native` do the work (`winograd.cpp`); `applies` says where they can. Where there are
+matrix units (AMX), they do the products, and the weights' gradient of few channels is `amx_convolution`'s.
 Sources: lectures, "implementation tricks: Winograd"; Lavin and Gray 2016, "Fast algorithms for convolutional
 neural networks", sections 4.1 to 4.3; Barabasz et al. 2020, "Error analysis and improving the accuracy of
 Winograd convolution for deep neural networks".
@@ -27,6 +28,7 @@ from convworks.ops.native import library
 
 TAPS = 3
 MOST_CHANNELS = 8192  # of the kernels' row of zeros
+WIDE = 128  # channels where the transforms of the weights' gradient pay beside matrix units
 
 
 def available() -> bool:
@@ -101,7 +103,10 @@ class _Winograd(torch.autograd.Function):
                 library.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
-            library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
+            if place is None and min(weight.shape[:2]) < WIDE and library.amx_available():
+                library.amx_weight_gradient(x, dy, dw, stride=1, padding=ctx.padding)
+            else:
+                library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
         if ctx.needs_input_grad[2]:
             db = dy.sum((0, 2, 3), dtype=torch.float32)
         return dx, dw, db, None, None

@@ -16,8 +16,8 @@ from convworks.recipes.recipe import Recipe, leaves
 # Settings of the machine and of the draw: no paper has them, and none of them is a hyper-parameter.
 MACHINE = frozenset(
     {
-        "seed", "precision", "memory_format", "winograd", "threads", "workers", "device", "checkpoint_every",
-        "keep_checkpoints",
+        "seed", "precision", "memory_format", "winograd", "amx", "threads", "workers", "device",
+        "checkpoint_every", "keep_checkpoints",
     }
 )  # fmt: skip
 

@@ -268,6 +268,9 @@ class Recipe:
     winograd: Literal["auto", "no"] = option(
         "auto", "Winograd's algorithm for 3x3 convolutions in bf16; auto: where it is faster here; no: never."
     )
+    amx: Literal["auto", "no"] = option(
+        "auto", "Matrix units (AMX) for convolutions in bf16; auto: where it is faster here; no: never."
+    )
     threads: Annotated[int, Ge(0)] = option(0, "Compute threads; 0: what is faster here.")
     workers: Annotated[int, Ge(-1)] = option(
         -1, "Threads that prepare batches; -1: what is faster here. The result does not depend on it."

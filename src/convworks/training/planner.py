@@ -4,8 +4,8 @@ A CPU's flags do not tell what is fast on it, so nothing is read from them: ever
 the network on a real batch, or a part of it, in turns, and the one with the best median wins. bf16 must win
 by a margin, because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and
 taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. In
-bf16 each convolution is then tried by Winograd's algorithm (`winograd_choice`). The plan is stored in the
-run, and resuming uses the same one: another number of threads would end in other bits.
+bf16 convolutions are then tried by Winograd's algorithm and on matrix units (`own_convolutions`). The plan is
+stored in the run, and resuming uses the same one: another number of threads would end in other bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,16 +22,19 @@ from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
-from convworks.layers.winograd import suitable
-from convworks.ops.fast_winograd import available
 from convworks.training.device import no_such_device
 from convworks.training.loop import Numerics, StepSettings
-from convworks.training.step_timing import SETTLES, Candidate, Trainee, measure, ratio
-from convworks.training.winograd_choice import chosen as worth_it
-from convworks.training.winograd_choice import gains
+from convworks.training.own_convolutions import Stage
+from convworks.training.step_timing import (
+    BF16_MARGIN,
+    OWN_MARGIN,
+    SETTLES,
+    Candidate,
+    Trainee,
+    measure,
+    ratio,
+)
 
-BF16_MARGIN = 1.05  # bf16 must be this much faster than the best of fp32
-FUSED_MARGIN = 1.02  # fused kernels must be this much faster than torch's operators
 WORTH_BUILDING = 60.0  # seconds of a run that is worth the four of compiling the kernels
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
 MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
@@ -55,6 +59,7 @@ class Plan:
     cpus: int
     fused: bool = False  # batch norm, ReLU, addition and max pooling by the kernels of ops/native
     winograd: tuple[str, ...] = ()  # convolutions that train by Winograd's algorithm, by name
+    amx: tuple[str, ...] = ()  # convolutions that train on matrix units
 
     @property
     def numerics(self) -> Numerics:
@@ -66,7 +71,8 @@ class Plan:
     def lines(self) -> tuple[str, ...]:
         """The choice and its reasons, for people."""
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
-        kernels = ("fused kernels, " if self.fused else "") + ("Winograd, " if self.winograd else "")
+        own = ((self.fused, "fused kernels, "), (self.winograd, "Winograd, "), (self.amx, "AMX, "))
+        kernels = "".join(word for used, word in own if used)
         choice = (
             f"{self.precision}, {self.memory_format}, {self.device} ({where}), "
             f"{kernels}{self.workers} batch threads"
@@ -78,10 +84,8 @@ def plan_from_dict(value: Any) -> Plan:
     """A plan from a run's plan.json. Raises A416 where it is damaged."""
     try:
         reasons, measured = tuple(value["reasons"]), dict(value["measured"])
-        winograd = value.get("winograd", ())
-        if not isinstance(winograd, list | tuple):
-            raise TypeError("winograd is no list of names")
-        plan = Plan(**{**value, "reasons": reasons, "measured": measured, "winograd": tuple(winograd)})
+        layers = {key: _names(value, key) for key in ("winograd", "amx")}
+        plan = Plan(**{**value, **layers, "reasons": reasons, "measured": measured})
         plan.numerics.torch_memory_format  # noqa: B018  raises KeyError on an unknown name
         torch.device(plan.device)
         if (
@@ -89,12 +93,19 @@ def plan_from_dict(value: Any) -> Plan:
             or not (1 <= plan.threads <= 4096)
             or plan.checkpoint_every < 1
             or not isinstance(plan.fused, bool)
-            or not all(isinstance(name, str) for name in plan.winograd)
         ):
             raise ValueError("a value is out of range")
         return replace(plan, workers=int(plan.workers))
     except (TypeError, KeyError, ValueError, RuntimeError) as problem:
         raise ConvworksError("A416", f"the run's plan.json is damaged: {problem}") from problem
+
+
+def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The layers under that key, none in a plan from before there was such a choice."""
+    found = value.get(key, ())
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"{key} is no list of names")
+    return tuple(found)
 
 
 def measuring_seconds(run_seconds: float) -> float:
@@ -166,6 +177,7 @@ def make_plan(
     memory_format: str = "auto",
     threads: int = 0,
     winograd: str = "auto",
+    amx: str = "auto",
     batch_path: str,
     allocator: str,
     steps: int,
@@ -183,13 +195,11 @@ def make_plan(
     threads_before = torch.get_num_threads()
     trainee = Trainee(network, make_optimizer, batch, settings)
     trainee.shorten(tried[0])
-    chosen, reason, taken, seconds = _try_forms(tried, trainee, steps)
+    wanted = {"winograd": winograd, "amx": amx}
+    chosen, (reason, *reasons), taken = _try_all(tried, trainee, kernels, steps, wanted)
     images = round(trainee.share * len(batch.y))
     if images < len(batch.y):
         reason += f", measured with {images} of a batch's {len(batch.y)} images"
-    run_seconds, half = taken[chosen.name] / trainee.share * steps, seconds / 2
-    chosen, fused_reason = _try_fused(chosen, tried, taken, trainee, kernels, run_seconds, half)
-    chosen, winograd_reason = _try_winograd(chosen, taken, trainee, kernels, run_seconds, half, winograd)
     torch.set_num_threads(threads_before)
     rate = images / taken[chosen.name]
     return Plan(
@@ -205,15 +215,34 @@ def make_plan(
         measured={name: round(images / t, 1) for name, t in taken.items()},
         reasons=(
             f"{reason}; {chosen.threads} of {cpus} processors",
-            fused_reason,
-            winograd_reason,
+            *reasons,
             f"memory allocator: {allocator}",
         ),
         torch=torch.__version__,
         cpus=cpus,
         fused=chosen.fused,
         winograd=chosen.winograd,
+        amx=chosen.amx,
     )
+
+
+def _try_all(
+    tried: list[Candidate],
+    trainee: Trainee,
+    kernels: Callable[[bool], str],
+    steps: int,
+    wanted: Mapping[str, str],
+) -> tuple[Candidate, tuple[str, ...], dict[str, float]]:
+    """The winner of all, the reasons: of its form, of the kernels of ours; and the seconds of each."""
+    form, reason, taken, seconds = _try_forms(tried, trainee, steps)
+    run_seconds, half = taken[form.name] / trainee.share * steps, seconds / 2
+    ready = cache(lambda: kernels(run_seconds >= WORTH_BUILDING))
+    winner, fused_reason = _try_fused(form, tried, taken, trainee, ready, half)
+    stage = Stage(winner=winner, tried=tried, trainee=trainee, ready=ready, wanted=wanted, seconds=half)
+    found = stage.run(taken)
+    if found.overtook and found.chosen.fused != winner.fused:
+        fused_reason = "fused kernels: yes, beside the convolutions"
+    return found.chosen, (found.overtook or reason, fused_reason, *found.reasons), taken
 
 
 def _try_forms(
@@ -247,8 +276,7 @@ def _try_fused(
     tried: list[Candidate],
     taken: dict[str, float],
     trainee: Trainee,
-    kernels: Callable[[bool], str],
-    run_seconds: float,
+    ready: Callable[[], str],
     seconds: float,
 ) -> tuple[Candidate, str]:
     """The fused twin of the winner where it is faster, and the reason in words. `taken` gets its time."""
@@ -263,58 +291,15 @@ def _try_fused(
         return chosen, "fused kernels: no, they are for channels_last on the CPU"
     if not trainee.fusible:
         return chosen, "fused kernels: no, nothing in this network is fused"
-    missing = kernels(run_seconds >= WORTH_BUILDING)
+    missing = ready()
     if missing:
         return chosen, f"fused kernels: no, {missing}"
     twin = replace(beside[0], fused=True)
     gain = ratio(trainee.timer(chosen), trainee.timer(twin), seconds=seconds)
     taken[twin.name] = taken[chosen.name] / gain  # both were measured in the same moment
-    if gain >= FUSED_MARGIN:
+    if gain >= OWN_MARGIN:
         return twin, f"fused kernels: yes, {gain:.2f}x as fast as torch's operators here"
     return chosen, f"fused kernels: no, {gain:.2f}x as fast as torch's operators here"
-
-
-def _try_winograd(
-    chosen: Candidate,
-    taken: dict[str, float],
-    trainee: Trainee,
-    kernels: Callable[[bool], str],
-    run_seconds: float,
-    seconds: float,
-    wanted: str,
-) -> tuple[Candidate, str]:
-    """The winner with Winograd's algorithm where single layers and then the whole step are faster by it."""
-    network, x = trainee.of_layers(chosen)
-    fitting = len(suitable(network))
-    missing = "as asked"
-    if wanted != "no":
-        missing = _winograd_missing(chosen.numerics, fitting, kernels, run_seconds)
-    if missing:
-        return chosen, f"Winograd's algorithm: no, {missing}"
-    layers = worth_it(gains(network, x, chosen.numerics))
-    if not layers:
-        return chosen, "Winograd's algorithm: no, none of the convolutions is faster by it here"
-    twin = replace(chosen, winograd=layers)
-    gain = ratio(trainee.timer(chosen), trainee.timer(twin), seconds=seconds)
-    taken[twin.name] = taken[chosen.name] / gain
-    if gain >= FUSED_MARGIN:
-        counted = f"in {len(layers)} of {fitting} 3x3 convolutions"
-        return twin, f"Winograd's algorithm: yes, {counted}, {gain:.2f}x as fast as without"
-    return chosen, f"Winograd's algorithm: no, {gain:.2f}x as fast as without"
-
-
-def _winograd_missing(
-    numerics: Numerics, fitting: int, kernels: Callable[[bool], str], run_seconds: float
-) -> str:
-    """Why Winograd's algorithm cannot be tried, or '' where it can."""
-    if (numerics.precision, numerics.memory_format, numerics.device) != ("bf16", "channels_last", "cpu"):
-        return "it is for bf16 and channels_last on the CPU"
-    if not fitting:
-        return "there is no 3x3 convolution of stride 1"
-    missing = kernels(run_seconds >= WORTH_BUILDING)
-    if not missing and not available():
-        return "this processor has no bf16 arithmetic (AVX512-BF16)"
-    return missing
 
 
 def choose_workers(

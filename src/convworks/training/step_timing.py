@@ -27,6 +27,8 @@ from convworks.training.loop import (
     gradient_norm,
 )
 
+BF16_MARGIN = 1.05  # bf16 must be this much faster than fp32
+OWN_MARGIN = 1.02  # a step with kernels of ours must be this much faster than with torch's operators
 LONG = 0.3  # seconds: a step that takes longer is measured on a part of the batch
 FEWEST = 4  # images of a part
 ROUNDS = 3
@@ -41,10 +43,12 @@ class Candidate:
     threads: int
     fused: bool = False
     winograd: tuple[str, ...] = ()  # names of the convolutions that train by Winograd's algorithm
+    amx: tuple[str, ...] = ()  # and of those that train on matrix units
 
     @property
     def name(self) -> str:
-        kernels = (", fused" if self.fused else "") + (", Winograd" if self.winograd else "")
+        own = ((self.fused, ", fused"), (self.winograd, ", Winograd"), (self.amx, ", AMX"))
+        kernels = "".join(word for used, word in own if used)
         return f"{self.numerics.precision} {self.numerics.memory_format} {self.threads} threads{kernels}"
 
 
@@ -65,7 +69,7 @@ class Trainee:
         self._make_optimizer, self._batch, self._settings = make_optimizer, batch, settings
         self._copy = as_torch(copy.deepcopy(network)).train()
         self._form: tuple[str, str] | None = None
-        self._arranged: tuple[bool, tuple[str, ...]] = (False, ())
+        self._arranged: tuple[object, ...] = (False, (), ())
         self._seconds = 0.0  # of the last step
         self.share = 1.0  # of the batch that is measured
         self.fusible = fuse(self._copy) > 0
@@ -123,9 +127,10 @@ class Trainee:
 
     def _prepare(self, candidate: Candidate) -> bool:
         """Bring the copy into the candidate's form; returns whether the optimizer began anew."""
-        if self._arranged != (candidate.fused, candidate.winograd):
-            arrange(self._copy, fused=candidate.fused, winograd=candidate.winograd)
-            self._arranged = (candidate.fused, candidate.winograd)
+        wanted = (candidate.fused, candidate.winograd, candidate.amx)
+        if self._arranged != wanted:
+            arrange(self._copy, fused=candidate.fused, winograd=candidate.winograd, amx=candidate.amx)
+            self._arranged = wanted
         numerics = candidate.numerics
         if self._form == (numerics.device, numerics.memory_format):
             return False

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convworks.ops.native import library
-from convworks.ops.native.build import build, find_compiler
+from convworks.ops.native.build import FLAGS, build, find_compiler
 
 
 @cache
@@ -49,3 +49,27 @@ def with_winograd() -> Iterator[None]:
         if not library.winograd_available():
             pytest.skip("this processor has no bf16 arithmetic (AVX512-BF16)")
         yield
+
+
+@contextmanager
+def with_amx() -> Iterator[None]:
+    """The same; skipped where the processor lacks matrix units or the system keeps them from a process."""
+    with loaded():
+        if not library.amx_available():
+            pytest.skip("this processor has no matrix units (AMX)")
+        yield
+
+
+@contextmanager
+def without_matrix_units(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    """Winograd's kernels as a processor without AMX has them; skipped where that is nothing else."""
+    with with_amx():
+        pass
+    monkeypatch.setattr("convworks.ops.native.build.FLAGS", (*FLAGS, "-mno-amx-tile"))
+    assert library.open_kernels(folder, compile_=True) == ""
+    try:
+        assert library.winograd_available()
+        assert not library.amx_available()
+        yield
+    finally:
+        library.close_kernels()

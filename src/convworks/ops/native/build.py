@@ -42,8 +42,16 @@ class Built:
     reason: str  # '' where there is a library
 
 
-SOURCES = ("kernels.cpp", "winograd.cpp")
-HEADERS = ("threads.h", "vectors.h", "winograd_maps.h", "winograd_products.h", "winograd_transforms.h")
+SOURCES = ("kernels.cpp", "winograd.cpp", "amx_convolution.cpp")
+HEADERS = (
+    "threads.h",
+    "vectors.h",
+    "half_vectors.h",
+    "amx_tiles.h",
+    "winograd_maps.h",
+    "winograd_products.h",
+    "winograd_transforms.h",
+)
 
 
 def sources() -> dict[str, bytes]:

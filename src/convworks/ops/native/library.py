@@ -31,6 +31,9 @@ _SIGNATURES = {
     "convworks_winograd_pool_forward": [*[_POINTER] * 6, _INT],
     "convworks_winograd_pool_input": [*[_POINTER] * 5, _INT],
     "convworks_winograd_pool_weight": [*[_POINTER] * 6, _INT],
+    "convworks_amx_available": [],
+    "convworks_amx_forward": [*[_POINTER] * 4, _INT, *[_POINTER] * 2, _INT],
+    "convworks_amx_weight": [*[_POINTER] * 5, _INT],
     "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
 }
 
@@ -318,6 +321,53 @@ def winograd_weight_gradient(
         _call("convworks_winograd_weight", shape, _at(x), _at(dy), *end)
     else:
         _call("convworks_winograd_pool_weight", shape, _at(x), _at(dy), _at(place), *end)
+
+
+def amx_available() -> bool:
+    """Whether the kernels are loaded, and processor and system let this process use matrix units (AMX)."""
+    return _STATE.library is not None and bool(_STATE.library.convworks_amx_available())
+
+
+def amx_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
+) -> None:
+    """Writes y = x * weight + bias; weight (O, C, h, w), float32 of any strides."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight), stride, padding, padding)
+    tensors = (_at(x), _at(weight), _integers(*weight.stride()), 0, _at(bias), _at(y))
+    _call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
+
+
+def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int) -> None:
+    """Writes dx, of a convolution of stride 1: dy convolved with the weights turned by half a turn."""
+    inputs, outputs, height, width = _sides(weight)
+    before = (height - 1 - padding, width - 1 - padding)
+    shape = _integers(dy.shape[0], *dy.shape[2:], outputs, inputs, height, width, 1, *before)
+    first, second, *places = weight.stride()
+    strides = _integers(second, first, *places)
+    _call(
+        "convworks_amx_forward",
+        shape,
+        _at(dy),
+        _at(weight),
+        strides,
+        1,
+        None,
+        _at(dx),
+        torch.get_num_threads(),
+    )
+
+
+def amx_weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int) -> None:
+    """Writes dw (O, C, h, w), float32 of any strides."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw), stride, padding, padding)
+    tensors = (_at(x), _at(dy), _at(dw), _integers(*dw.stride()))
+    _call("convworks_amx_weight", shape, *tensors, torch.get_num_threads())
+
+
+def _sides(weight: Tensor) -> tuple[int, int, int, int]:
+    """Inputs, outputs, height and width of a convolution's weights."""
+    outputs, inputs, height, width = weight.shape
+    return inputs, outputs, height, width
 
 
 def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:

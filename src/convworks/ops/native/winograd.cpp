@@ -16,11 +16,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include "threads.h"
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && \
     defined(__AVX512BF16__)
+#include "amx_tiles.h"
 #include "winograd_maps.h"
 #include "winograd_products.h"
 #include "winograd_transforms.h"
@@ -28,72 +27,19 @@
 namespace {
 
 constexpr int64_t kFetch = 4;             // tiles between the one that is read and the one that is fetched
-constexpr int64_t kStream = 24 << 20;     // bytes of a result that would not stay in the caches
 constexpr int64_t kRoom = 24 << 20;       // bytes of workspace, all threads together
 constexpr int64_t kTiles = 600000;        // bytes of transformed tiles of one thread, forward: in L2
 constexpr int64_t kChunk = 8000000;       // and for the weights' gradient, of all threads: in L2 or L3
 constexpr int64_t kMostChunk = 16000000;
 
-template <class E> struct Space {  // memory for whole vectors
-  E* at;
-  explicit Space(int64_t count) : at(static_cast<E*>(std::aligned_alloc(64, up(count * int64_t(sizeof(E)), 64)))) {
-    if (!at) throw std::bad_alloc();
-  }
-  ~Space() { std::free(at); }
-  Space(const Space&) = delete;
-  Space& operator=(const Space&) = delete;
-  operator E*() const { return at; }
-};
-
-// --- weights: o * so + c * sc for o < outputs, c < inputs <-> 16 rows, one for each c, of 16 o ----------------------
-
-inline __m512i spread(int64_t stride) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return _mm512_mullo_epi32(lane, _mm512_set1_epi32(int(stride)));
-}
-inline V load_spread(const float* p, int64_t stride, __mmask16 m) {
-  if (stride == 1) return _mm512_maskz_loadu_ps(m, p);
-  return _mm512_mask_i32gather_ps(all(0.0f), m, spread(stride), p, 4);
-}
-inline void store_spread(float* p, int64_t stride, __mmask16 m, V v) {
-  if (stride == 1) _mm512_mask_storeu_ps(p, m, v); else _mm512_mask_i32scatter_ps(p, m, spread(stride), v, 4);
-}
-inline void transpose(V* r) {  // 16 x 16
-#pragma GCC unroll 4
-  for (int s = 8; s > 0; s /= 2) {  // exchange the off-diagonal blocks of s x s
-    const __m512i lane = spread(1), by = _mm512_set1_epi32(s);
-    const __mmask16 second = _mm512_test_epi32_mask(lane, by);
-    const __m512i low = _mm512_mask_add_epi32(lane, second, lane, _mm512_set1_epi32(16 - s));
-    const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(lane, by), second, lane, _mm512_set1_epi32(16));
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i)
-      if (!(i & s)) {
-        const V a = r[i], b = r[i + s];
-        r[i] = _mm512_permutex2var_ps(a, low, b);
-        r[i + s] = _mm512_permutex2var_ps(a, high, b);
-      }
-  }
-}
-void load_block(const float* w, int64_t so, int64_t sc, int64_t outputs, int64_t inputs, V* rows) {
-  const bool along = so < sc;  // vectors are read along the shorter stride
-  const int64_t count = along ? inputs : outputs;
-  const __mmask16 m = lanes(along ? outputs : inputs);
-  for (int64_t i = 0; i < kLane; ++i)
-    rows[i] = i < count ? load_spread(w + i * (along ? sc : so), along ? so : sc, m) : all(0.0f);
-  if (!along) transpose(rows);
-}
-void store_block(float* w, int64_t so, int64_t sc, int64_t outputs, int64_t inputs, V* rows) {
-  const bool along = so < sc;
-  if (!along) transpose(rows);
-  for (int64_t i = 0; i < std::min<int64_t>(kLane, along ? inputs : outputs); ++i)
-    store_spread(w + i * (along ? sc : so), along ? so : sc, lanes(along ? outputs : inputs), rows[i]);
-}
-
-inline int64_t kernel_plane(int64_t C) { return up(C, 2) * 32 + 64; }  // + 64: not all in the same sets of the caches
+// Inputs come in steps of `terms` numbers, 32 at the most; those that are none are zeros.
+inline int64_t steps(int64_t C) { return (C + 31) / 32; }
+inline int64_t terms(int64_t C) { return up((C + steps(C) - 1) / steps(C), 2); }
+inline int64_t kernel_plane(int64_t C) { return steps(C) * terms(C) * 32 + 64; }  // + 64: not all in the same sets
 
 // U[o / 32][xi][c / 2][32][2] = G w G^T, w (O, C, 3, 3) of strides st.
 void kernels(const float* w, const int64_t* st, int64_t O, int64_t C, bool flip, uint16_t* u, int threads) {
-  const int64_t pairs = up(C, 2) / 2, blocks = up(C, kLane) / kLane, plane = kernel_plane(C);
+  const int64_t pairs = steps(C) * terms(C) / 2, blocks = up(2 * pairs, kLane) / kLane, plane = kernel_plane(C);
   over_blocks(up(O, 32) / 32 * blocks, threads, [&](int64_t b0, int64_t b1) {
     for (int64_t b = b0; b < b1; ++b) {
       const int64_t o = b / blocks * 32, c = b % blocks * kLane, left = std::min<int64_t>(8, pairs - c / 2);
@@ -130,8 +76,7 @@ void input_tile(const Window& w, int64_t c, int64_t C, uint16_t* v, int64_t plan
     both_ways<6, 6>(input_row, [&](int i) { return w.template load<HIGH>(i, c + kLane, m1); },
                     [&](int xi, V d) { _mm512_store_si512(v + xi * plane + c, halves(low[xi], d)); });
   else
-    for (int xi = 0; xi < kXi; ++xi)
-      _mm256_store_si256((__m256i*)(v + xi * plane + c), (__m256i)_mm512_cvtneps_pbh(low[xi]));
+    for (int xi = 0; xi < kXi; ++xi) _mm512_store_si512(v + xi * plane + c, halves(low[xi], all(0.0f)));
 }
 
 // A^T m A + bias of one tile and up to 32 outputs, to out.
@@ -155,13 +100,32 @@ int64_t block_of_tiles(const Shape& s, int threads) {
   return std::max<int64_t>(kRows, std::min(std::max(kTiles, all_kernels / 8), most) / per_tile);
 }
 
+// m[tile][32] = v[tile][C] u[C][32] for one xi
+void tile_products(const Shape& s, int64_t tiles, int64_t outputs, const uint16_t* v, const uint16_t* u, float* m) {
+  const int64_t row = up(s.C, 32);
+#ifdef MATRIX_UNITS
+  if (tiles_permitted()) {
+    const int64_t step = terms(s.C);
+    for (int64_t t = 0; t < tiles; t += kBlock)
+      for_block(tiles - t > kSide, outputs > kSide, [&](auto down, auto aside) {
+        tile_sums<down.value, aside.value>(
+            steps(s.C), [&](int64_t i) { return v + t * row + i * step; }, {row * 2, kSide * row * 2},
+            [&](int64_t i) { return u + i * step * 32; }, {128, 64}, m + t * 32, 32, false);
+      });
+    return;
+  }
+#endif
+  products<false>(tiles, outputs > kLane ? 2 : 1, {up(s.C, 2) / 2, v, row / 2, u, 32, m, 32, false});
+}
+
 template <class Map, class Out>
 void forward(const Shape& s, const Map& x, const uint16_t* u, const float* bias, const Out& out, int threads) {
-  const int64_t C = s.C, O = s.O, row = up(C, 32), pairs = up(C, 2) / 2, most = block_of_tiles(s, threads);
-  const int64_t plane_v = most * row + 32, plane_m = most * 32 + 16;  // not all in the same sets of the caches
+  const int64_t C = s.C, O = s.O, row = up(C, 32), most = block_of_tiles(s, threads), rows = up(most, kLane);
+  const int64_t plane_v = rows * row + 32, plane_m = rows * 32 + 16;  // not all in the same sets of the caches
   over_blocks(s.tiles, threads, [&](int64_t first, int64_t last) {
     Space<uint16_t> v(kXi * plane_v);
     Space<float> m(kXi * plane_m);
+    const UnitsFor units(terms(C));
     const int64_t blocks = (last - first + most - 1) / most;
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t t0 = first + (last - first) * b / blocks, t1 = first + (last - first) * (b + 1) / blocks;
@@ -178,8 +142,7 @@ void forward(const Shape& s, const Map& x, const uint16_t* u, const float* bias,
       for (int64_t o = 0; o < O; o += 32) {
         const uint16_t* block = u + o / 32 * kXi * kernel_plane(C);
         for (int64_t xi = 0; xi < kXi; ++xi)
-          products<false>(t1 - t0, O - o > kLane ? 2 : 1, {pairs, v + xi * plane_v, row / 2,
-                          block + xi * kernel_plane(C), 32, m + xi * plane_m, 32, false});
+          tile_products(s, t1 - t0, O - o, v + xi * plane_v, block + xi * kernel_plane(C), m + xi * plane_m);
         for (int64_t t = t0; t < t1; ++t) output_tile(m + (t - t0) * 32, plane_m, bias, o, O, t, out);
       }
     }
@@ -239,8 +202,46 @@ template <class Map> struct WeightGradient {
                   dy.template window<4>(b.n, alone ? none : b.y, b.x), s.O, g + k * row_g * 2, plane_g());
     }
   }
+  // Zeros behind the last pairs, up to what the matrix units multiply at a time.
+  void close(int64_t pairs, uint16_t* v, uint16_t* g) const {
+    const size_t left = size_t(up(pairs, kLane) - pairs) * 4;
+    for (int64_t xi = 0; left && xi < kXi; ++xi) {
+      std::memset(v + xi * plane_v() + pairs * row_v * 2, 0, left * row_v);
+      std::memset(g + xi * plane_g() + pairs * row_g * 2, 0, left * row_g);
+    }
+  }
+#ifdef MATRIX_UNITS
+  void sum_by_units(int64_t pairs, int64_t j0, int64_t j1, const uint16_t* v, const uint16_t* g, float* du,
+                    bool add) const {
+    const UnitsFor units(32);
+    const int64_t count = up(pairs, kLane) / kLane, row = odd_lines(count * kLane);
+    Space<uint16_t> turned(Cp * row * 2);  // v of one xi, [c][pair]
+    for (int64_t j = j0, made = -1; j < j1; ++j) {
+      const int64_t xi = j / blocks, o = j % blocks * 32;
+      for (int64_t c = 0; xi != made && c < Cp; c += kLane)
+        for (int64_t k = 0; k < count; ++k) {
+          V rows[kLane];
+          for (int64_t i = 0; i < kLane; ++i)
+            rows[i] = _mm512_load_ps(v + xi * plane_v() + ((k * kLane + i) * row_v + c) * 2);
+          transpose(rows);
+          for (int64_t i = 0; i < kLane; ++i) _mm512_store_ps(turned + ((c + i) * row + k * kLane) * 2, rows[i]);
+        }
+      made = xi;
+      for (int64_t c = 0; c < Cp; c += kBlock)
+        for_block(Cp - c > kSide, s.O - o > kSide, [&](auto down, auto aside) {
+          tile_sums<down.value, aside.value>(
+              count, [&](int64_t i) { return turned + c * row * 2 + i * 32; }, {row * 4, kSide * row * 4},
+              [&](int64_t i) { return g + xi * plane_g() + (i * kLane * row_g + o) * 2; }, {row_g * 4, 64},
+              du + (xi * Cp + c) * Op + o, Op, add);
+        });
+    }
+  }
+#endif
   // dU[xi][c][o] (+)= the products of these pairs, for j = xi and a block of 32 outputs.
   void sum(int64_t pairs, int64_t j0, int64_t j1, const uint16_t* v, const uint16_t* g, float* du, bool add) const {
+#ifdef MATRIX_UNITS
+    if (tiles_permitted()) { sum_by_units(pairs, j0, j1, v, g, du, add); return; }
+#endif
     for (int64_t j = j0; j < j1; ++j) {
       const int64_t xi = j / blocks, o = j % blocks * 32;
       products<true>(s.C, s.O - o > kLane ? 2 : 1, {pairs, v + xi * plane_v(), row_v,
@@ -264,12 +265,13 @@ template <class Map> struct WeightGradient {
   }
   void run(float* dw, const int64_t* st, int threads) {
     const int64_t sums = kXi * Cp * Op, room = std::clamp(sums * 2, kChunk, kMostChunk);  // dU is read for each chunk
-    most = std::clamp<int64_t>(room / (kXi * (row_v + row_g) * 4), 1, (s.tiles + 1) / 2);
+    most = up(std::clamp<int64_t>(room / (kXi * (row_v + row_g) * 4), 1, (s.tiles + 1) / 2), kLane);
     Space<uint16_t> v(kXi * plane_v()), g(kXi * plane_g());
     Space<float> du(sums);
     for (int64_t t0 = 0; t0 < s.tiles; t0 += 2 * most) {
       const int64_t t1 = std::min(t0 + 2 * most, s.tiles), pairs = (t1 - t0 + 1) / 2;
       over_blocks(pairs, threads, [&](int64_t k0, int64_t k1) { transform(t0, t1, k0, k1, v, g); });
+      close(pairs, v, g);
       over_blocks(kXi * blocks, threads, [&](int64_t j0, int64_t j1) { sum(pairs, j0, j1, v, g, du, t0 > 0); });
     }
     finish(du, dw, st, threads);

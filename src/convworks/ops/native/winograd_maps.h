@@ -1,14 +1,9 @@
 // Where Winograd's tiles read pixels from and write them to: maps as they are, or with a 2x2 max pooling behind.
 
 #pragma once
-#include <algorithm>
-#include <cstring>
 #include "winograd_transforms.h"
 
 namespace {
-
-inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
-inline __mmask16 lanes(int64_t n) { return n >= kLane ? 0xffff : n <= 0 ? 0 : __mmask16((1u << n) - 1); }
 
 struct Shape {  // of a convolution: `down` x `across` tiles of 4 x 4 outputs for each image
   int64_t N, H, W, C, O, pad, OH, OW, down, across, tiles;
@@ -20,10 +15,6 @@ struct Tile {
   int64_t n, y, x;  // image, first row and column of the output
   Tile(const Shape& s, int64_t t) : n(t / (s.down * s.across)), y(t / s.across % s.down * 4), x(t % s.across * 4) {}
 };
-
-alignas(64) const uint16_t kZeros[8192] = {};  // a pixel outside of the map
-
-inline V widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
 
 // Addresses of a window's pixels in a map of C channels: at[i][j], `outside` where there is none. HALVED: window and
 // map are those of a map of twice the size, of which every 2 x 2 pixels share one here.
@@ -92,27 +83,6 @@ struct Unpooled {
     return w;
   }
 };
-
-inline __m512i halves(V low, V high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }  // low, then high
-inline __m512i pairs_of(V first, V second) {  // first[0], second[0], first[1], ...
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, halves(first, second));
-}
-
-// The first n numbers of v. Stores of bytes and words under a mask take dozens of cycles on Zen 4 and 5.
-template <class T> inline void store(T* to, const void* v, int64_t n) {
-  if (n > 0) std::memcpy(to, v, size_t(n) * sizeof(T));
-}
-inline void store(uint16_t* to, __m512i v, int64_t n) {
-  if (n >= 2 * kLane) { _mm512_storeu_si512(to, v); return; }
-  alignas(64) uint16_t all[2 * kLane];
-  _mm512_store_si512(all, v);
-  store(to, static_cast<const void*>(all), n);
-}
-inline void store(uint8_t* to, __m128i v, int64_t n) {
-  if (n >= kLane) _mm_storeu_si128((__m128i*)to, v); else store(to, static_cast<const void*>(&v), n);
-}
 
 struct Output {  // where results go
   const Shape& s;

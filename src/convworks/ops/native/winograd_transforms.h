@@ -1,24 +1,20 @@
 // The transforms of F(4, 3) on vectors of 16 channels: in one dimension, and from these in two.
 
 #pragma once
-#include <immintrin.h>
-#include <cstdint>
+#include "half_vectors.h"
 
 namespace {
 
-typedef __m512 V;
 template <int N> struct Vs {
   V at[N];
   V& operator[](int i) { return at[i]; }
   const V& operator[](int i) const { return at[i]; }
 };
 
-constexpr int kLane = 16;                                              // numbers of a vector
 constexpr int kXi = 36;                                                // products of a tile; xi counts them
 constexpr float kA = 0.70710678118654752f, kB = 1.41421356237309505f;  // the points: 0, +-kA, +-kB, infinity
 constexpr float kGa = -1.0f / 1.5f, kGb = 1.0f / 6.0f;                 // 1 / (2 p^2 (p^2 - q^2)), q the other of kA, kB
 
-inline V all(float f) { return _mm512_set1_ps(f); }
 inline V times(float f, V a) { return all(f) * a; }
 inline V plus(float f, V a, V c) { return _mm512_fmadd_ps(all(f), a, c); }    // c + f a
 inline V minus(float f, V a, V c) { return _mm512_fnmadd_ps(all(f), a, c); }  // c - f a

@@ -1,0 +1,114 @@
+"""Convolution in bfloat16 on the processor's matrix units (AMX), forward and backward, for training.
+
+    y  = sum over taps of A(tap) W(tap)      A(tap): a pixel of x for each output, W(tap): inputs by outputs
+    dx = the same of dy, with the taps turned by half a turn and the channels exchanged (stride 1)
+    dw = sum over outputs of A(tap)^T dy
+Each sum is one product of matrices ("implicit GEMM"): A is never written down, its rows are read where the
+padded maps have them. Products are those of bfloat16 and sums float32, as in torch's own convolution; weights
+are rounded to bfloat16, their gradient is float32.
+
+The C++ kernels of `ops/native` do the work (`amx_convolution.cpp`); `applies` says where they can.
+Sources: lectures, "implementation tricks: im2col"; Chetlur et al. 2014, "cuDNN: efficient primitives for deep
+learning", section 3 (lowering without writing); Georganas et al. 2018, "Anatomy of high-performance deep
+learning convolutions on SIMD architectures".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from convworks.ops.native import library
+
+MOST_CHANNELS = 8192  # of the kernels' row of zeros
+
+
+def available() -> bool:
+    """Whether the kernels are loaded and this processor and system let them use its matrix units."""
+    return library.amx_available()
+
+
+def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> bool:
+    """Whether `amx_convolution` can compute it.
+
+    Its window has no dilation, one group, and the same stride and padding both ways: the caller knows.
+    """
+    if not (available() and x.ndim == weight.ndim == 4):
+        return False
+    height, width = weight.shape[2:]
+    return (
+        x.dtype == torch.bfloat16
+        and weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.shape[1] == weight.shape[1]
+        and min(x.numel(), weight.numel()) > 0
+        and 1 <= stride <= 8
+        and 0 <= padding < min(height, width)
+        and max(height, width) <= 16
+        and min(x.shape[2] + 2 * padding - height, x.shape[3] + 2 * padding - width) >= 0
+        and max(weight.shape[0], weight.shape[1] * stride) <= MOST_CHANNELS
+    )
+
+
+def amx_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int) -> Tensor:
+    """x (N, C, H, W) bfloat16, weight (O, C, h, w) and bias (O,) float32 -> (N, O, H', W') bfloat16.
+
+    H' = (H + 2 padding - h) // stride + 1. Ask `applies` first: nothing is checked here.
+    """
+    y: Tensor = _Amx.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Amx(torch.autograd.Function):
+    """The convolution; where its stride is not 1, the gradient of x is torch's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+    ) -> Tensor:
+        x = _packed(x)
+        sides = (
+            (size + 2 * padding - taps) // stride + 1
+            for size, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
+        )
+        y = torch.empty(
+            (x.shape[0], weight.shape[0], *sides), dtype=torch.bfloat16, memory_format=torch.channels_last
+        )
+        library.amx_forward(x, weight, bias, y, stride=stride, padding=padding)
+        ctx.stride, ctx.padding = stride, padding
+        ctx.save_for_backward(x, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = _packed(dy)
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = _input_gradient(dy, x, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[1]:
+            dw = torch.empty_like(weight)
+            library.amx_weight_gradient(x, dy, dw, stride=ctx.stride, padding=ctx.padding)
+        if ctx.needs_input_grad[2]:
+            db = dy.sum((0, 2, 3), dtype=torch.float32)
+        return dx, dw, db, None, None
+
+
+def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    if stride == 1:
+        dx = torch.empty_like(x)
+        library.amx_input_gradient(dy, weight, dx, padding=padding)
+        return dx
+    sides = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
+    half = weight.to(torch.bfloat16, memory_format=torch.channels_last)
+    found, _, _ = torch.ops.aten.convolution_backward(dy, x, half, None, *sides, [True, False, False])
+    result: Tensor = found
+    return result
+
+
+def _packed(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,337 @@
+// Convolution in bfloat16 on the matrix units (AMX), as products of matrices that are never written down: forward, which
+// is also the gradient of x where the stride is 1, and the gradient of the weights.
+//
+// A window's numbers in one row of the map, all its columns and channels, follow each other in memory: a run. In a
+// padded map the run of the next output begins `pixel` = stride x channels numbers later, also across the rows' ends,
+// once the rows that one row of the window meets lie together (every stride-th: a phase). So 16 successive runs are
+// rows of a tile at a constant distance. Outputs that begin in the padding between two rows are computed, and dropped.
+//
+// Forward, threads share out bands of rows. For the weights' gradient, dy is written down transposed and x in pairs of
+// pixels, for a group of images at a time; a tap is then a shift of dy. Threads share out the taps and channels. Bands
+// and groups depend on the shape alone and sums run in the order of the pixels: the bits do not depend on the number of
+// threads. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics guide", AMX-BF16.
+
+#include <algorithm>
+#include <cstdint>
+#include "threads.h"
+#include "amx_tiles.h"
+#if defined(MATRIX_UNITS) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
+    defined(__AVX512DQ__) && defined(__AVX512BF16__)
+#include "half_vectors.h"
+
+namespace {
+
+constexpr int64_t kBand = 400000;   // bytes of the padded rows of a band: a part of L2
+constexpr int64_t kGroup = 800000;  // bytes of a group's pairs of pixels, and of its transposed gradient, or more where
+constexpr int64_t kMostGroup = 3200000;  // the sums, which each group reads and writes, are more
+
+struct Window {  // the shape of a convolution
+  int64_t N, H, W, C, O, rows, columns, stride, top, left, OH, OW;  // rows and columns: of the window
+  int64_t pixel, run, across, below;  // numbers; outputs in a padded row; rows of a phase beyond those of the outputs
+  explicit Window(const int64_t* v)
+      : N(v[0]), H(v[1]), W(v[2]), C(v[3]), O(v[4]), rows(v[5]), columns(v[6]), stride(v[7]), top(v[8]), left(v[9]),
+        OH((H + 2 * top - rows) / stride + 1), OW((W + 2 * left - columns) / stride + 1), pixel(stride * C),
+        run(columns * C), across(OW + (columns - 1) / stride), below((rows - 1) / stride) {}
+  int64_t steps() const { return up(run, 2 * kSide) / (2 * kSide); }  // products for a run
+  int64_t terms() const { return up((run + steps() - 1) / steps(), 2); }  // numbers of each
+};
+
+// --- forward ---------------------------------------------------------------------------------------------------------
+
+inline uint16_t half_of(float f) { return uint16_t(_mm512_cvtsi512_si32(halves(all(f), all(f)))); }
+
+// u[o / 32][row of the window][step][2][16 pairs][16 o][2], zeros where there is nothing. w has the strides st: of o, c,
+// row and column. flip: the window is turned by half a turn.
+void pack_weights(const Window& g, const float* w, const int64_t* st, bool flip, uint16_t* u, int threads) {
+  const int64_t steps = g.steps(), terms = g.terms();
+  over_blocks(up(g.O, kBlock) / kBlock * g.rows, threads, [&](int64_t b0, int64_t b1) {
+    for (int64_t b = b0; b < b1; ++b) {
+      const int64_t row = b % g.rows;
+      uint16_t* to = u + b * steps * 2 * kTile;
+      std::memset(to, 0, size_t(steps * 2 * kTile) * 2);
+      for (int64_t o = b / g.rows * kBlock, half = 0; half < 2 && o < g.O; ++half, o += kSide)
+        for (int64_t column = 0; column < g.columns; ++column) {
+          const float* tap = w + o * st[0] + (flip ? g.rows - 1 - row : row) * st[2] +
+                             (flip ? g.columns - 1 - column : column) * st[3];
+          auto place = [&](int64_t c) {
+            const int64_t at = column * g.C + c, within = at % terms;
+            return to + (at / terms * 2 + half) * kTile + within / 2 * 2 * kSide + within % 2;
+          };
+          if (g.C % 2)
+            for (int64_t c = 0; c < g.C; ++c)
+              for (int64_t i = 0; i < std::min(kSide, g.O - o); ++i) place(c)[2 * i] = half_of(tap[i * st[0] + c * st[1]]);
+          else
+            for (int64_t c = 0; c < g.C; c += kSide) {
+              V taps[kSide];
+              load_block(tap + c * st[1], st[0], st[1], g.O - o, g.C - c, taps);
+              for (int64_t i = 0; i < std::min(kSide, g.C - c); i += 2)
+                _mm512_storeu_si512(place(c + i), pairs_of(taps[i], taps[i + 1]));
+            }
+        }
+    }
+  });
+}
+
+// Row h of image n, `across` x stride pixels from -left on; zeros outside of the map.
+void padded_row(const Window& g, const uint16_t* x, int64_t n, int64_t h, uint16_t* to) {
+  const int64_t whole = g.across * g.stride, inside = std::min(g.W, whole - g.left), after = whole - g.left - inside;
+  if (h < 0 || h >= g.H) { std::memset(to, 0, size_t(whole * g.C) * 2); return; }
+  std::memset(to, 0, size_t(g.left * g.C) * 2);
+  std::memcpy(to + g.left * g.C, x + (n * g.H + h) * g.W * g.C, size_t(inside * g.C) * 2);
+  std::memset(to + (g.left + inside) * g.C, 0, size_t(after * g.C) * 2);
+}
+
+struct Results {  // 32 x 32 sums, of the outputs from number q of a band on, to y
+  const Window& g;
+  const float* bias;
+  uint16_t* y;  // of the band
+  int64_t rows;
+  bool stream;
+
+  void put(const float* sums, int64_t q, int64_t o) const {
+    const int64_t left = g.O - o;
+    const V low = bias ? _mm512_maskz_loadu_ps(lanes(left), bias + o) : all(0.0f);
+    const V high = bias && left > kLane ? _mm512_maskz_loadu_ps(lanes(left - kLane), bias + o + kLane) : all(0.0f);
+    int64_t row = q / g.across, column = q % g.across;
+    for (int64_t i = 0; i < kBlock && row < rows; ++i, sums += kBlock) {
+      if (column < g.OW) {
+        uint16_t* to = y + (row * g.OW + column) * g.O + o;
+        const __m512i both = halves(_mm512_load_ps(sums) + low, _mm512_load_ps(sums + kLane) + high);
+        if (stream) _mm512_stream_si512((__m512i*)to, both);
+        else if (left >= kBlock) _mm512_storeu_si512(to, both);
+        else _mm512_mask_storeu_epi16(to, (1u << left) - 1u, both);
+      }
+      if (++column == g.across) column = 0, ++row;
+    }
+  }
+};
+
+void forward(const Window& g, const uint16_t* x, const float* w, const int64_t* st, bool flip, const float* bias,
+             uint16_t* y, int threads) {
+  const int64_t steps = g.steps(), count = g.rows * steps, row = g.across * g.pixel;
+  Space<uint16_t> u(up(g.O, kBlock) / kBlock * count * 2 * kTile);
+  pack_weights(g, w, st, flip, u, threads);
+  const int64_t most = std::clamp<int64_t>(kBand / (g.stride * row * 2) - g.below, 1, g.OH);
+  const int64_t bands = (g.OH + most - 1) / most, phase = (most + g.below) * row;
+  const bool stream = g.O % kBlock == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0 && g.N * g.OH * g.OW * g.O * 2 > kStream;
+  Space<int64_t> offsets(count);  // of the numbers that a step multiplies
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t r = i / steps;
+    offsets[i] = r % g.stride * phase + r / g.stride * row + i % steps * g.terms();
+  }
+  over_blocks(g.N * bands, threads, [&](int64_t b0, int64_t b1) {
+    const UnitsFor units(g.terms());
+    const int64_t room = g.stride * phase + (2 * kBlock + 1) * g.pixel + g.run + 64;  // the last block's rows may be beyond
+    Space<uint16_t> band(room);
+    std::memset(band.at, 0, size_t(room) * 2);
+    alignas(64) float sums[2 * kBlock * kBlock];
+    for (int64_t b = b0; b < b1; ++b) {
+      const int64_t n = b / bands, first = g.OH * (b % bands) / bands, last = g.OH * (b % bands + 1) / bands;
+      for (int64_t f = 0; f < g.stride; ++f) {
+        uint16_t* to = band + f * phase;
+        for (int64_t i = first; i < last + g.below; ++i, to += row) padded_row(g, x, n, i * g.stride + f - g.top, to);
+        std::memset(to, 0, 128);  // what a last step reads beyond a run counts nothing, but must be a number
+      }
+      const Results results{g, bias, y + (n * g.OH + first) * g.OW * g.O, last - first, stream};
+      const int64_t outputs = (last - first) * g.across;
+      for (int64_t o = 0; o < g.O; o += kBlock) {
+        const uint16_t* of = u + o / kBlock * count * 2 * kTile;
+        auto next = [&](int64_t i) { return of + i * 2 * kTile; };
+        const bool narrow = g.O - o <= kSide;
+        for (int64_t q = 0, at_once = narrow ? 2 * kBlock : kBlock; q < outputs; q += at_once) {
+          const uint16_t* from = band + q * g.pixel;
+          auto rows_of = [&](int64_t i) { return from + offsets[i]; };
+          const Layout runs{g.pixel * 2, kSide * g.pixel * 2}, taps{64, kTile * 2};
+          if (narrow)
+            for_column((outputs - q + kSide - 1) / kSide, [&](auto n) {
+              tile_column<n.value>(count, rows_of, runs, next, 64, sums, kSide * kBlock, kBlock, false);
+            });
+          else
+            for_block(outputs - q > kSide, true, [&](auto down, auto aside) {
+              tile_sums<down.value, aside.value>(count, rows_of, runs, next, taps, sums, kBlock, false);
+            });
+          for (int64_t i = 0; i < at_once && q + i < outputs; i += kBlock) results.put(sums + i * kBlock, q + i, o);
+        }
+      }
+    }
+    _mm_sfence();  // behind the stores that pass the caches
+  });
+}
+
+// --- the weights' gradient -------------------------------------------------------------------------------------------
+
+struct WeightGradient {
+  const Window& g;
+  const uint16_t *x, *dy;
+  // Of each padded pixel `take` numbers meet each number of dy: one stride's, with a shift of dy for each that the window
+  // spans, or a whole run, which costs fewer products where there are few channels.
+  int64_t shifts = (g.columns - 1) / g.stride + 1;
+  bool whole = up(g.run, kSide) < shifts * up(g.pixel, kSide);
+  int64_t take = whole ? g.run : g.pixel, spans = whole ? 1 : shifts;
+  int64_t M = up(take, kSide), O = up(g.O, kSide), image = (g.OH + g.below) * g.across;  // padded outputs of an image
+  int64_t margin = up(g.below * g.across + shifts, kBlock);
+  int64_t room = std::clamp(g.rows * spans * O * M * 4, kGroup, kMostGroup);
+  int64_t images = std::clamp<int64_t>(room / (2 * image * std::max(g.stride * M, O)), 1, g.N);
+  int64_t most = up(images * image, kBlock), pitch = ((margin + most) / kBlock | 1) * kBlock;  // in many sets of the caches
+  int64_t plane = most * kSide;  // numbers of 16 columns of pairs
+
+  struct Place {  // of a padded output: image of the group, row, column
+    int64_t n, h, column;
+    Place(const WeightGradient& w, int64_t r)
+        : n(r / w.image), h(r % w.image / w.g.across), column(r % w.g.across) {}
+    void next(const Window& g) {
+      if (++column < g.across) return;
+      column = 0;
+      if (++h == g.OH + g.below) h = 0, ++n;
+    }
+  };
+  // The numbers that belong to it, of rows of phase f: where they lie, or a copy with zeros outside of the map.
+  const uint16_t* source(int64_t n0, const Place& p, int64_t f, uint16_t* copy) const {
+    const int64_t h = f + g.stride * p.h - g.top, from = g.stride * p.column - g.left, width = whole ? g.columns : g.stride;
+    if (h < 0 || h >= g.H) return kZeros;
+    const uint16_t* row = x + ((n0 + p.n) * g.H + h) * g.W * g.C;
+    if (from >= 0 && from + width <= g.W) return row + from * g.C;
+    const int64_t first = std::max<int64_t>(from, 0), last = std::min(from + width, g.W);
+    if (first >= last) return kZeros;
+    std::memset(copy, 0, size_t(take) * 2);
+    std::memcpy(copy + (first - from) * g.C, row + first * g.C, size_t((last - first) * g.C) * 2);
+    return copy;
+  }
+  static __m512i numbers(const uint16_t* from, int64_t count) {
+    if (count >= 2 * kLane) return _mm512_loadu_si512(from);
+    return _mm512_maskz_loadu_epi16((1u << count) - 1u, from);
+  }
+  // pairs[phase][m / 16][r / 2][16 m][2] for r0 <= r < r0 + 32
+  void pack_pairs(int64_t n0, int64_t r0, int64_t total, uint16_t* copies, uint16_t* pairs) const {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
+                                         39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const uint16_t* at[kBlock];
+    for (int64_t f = 0; f < std::min(g.stride, g.rows); ++f) {
+      Place place(*this, r0);
+      for (int64_t i = 0; i < kBlock; ++i, place.next(g))
+        at[i] = r0 + i < total ? source(n0, place, f, copies + i * up(take, kBlock)) : kZeros;
+      for (int64_t m = 0; m < take; m += kBlock) {
+        uint16_t* to = pairs + (f * (M / kSide) + m / kSide) * plane + r0 * kSide;
+        for (int64_t i = 0; i < kBlock; i += 2, to += 2 * kSide) {
+          const __m512i a = numbers(at[i] + m, take - m), b = numbers(at[i + 1] + m, take - m);
+          _mm512_store_si512(to, _mm512_permutex2var_epi16(a, low, b));
+          if (take - m > kSide) _mm512_store_si512(to + plane, _mm512_permutex2var_epi16(a, high, b));
+        }
+      }
+    }
+  }
+  // turned[o][margin + r] for r0 <= r < r0 + 32; zeros in the padding
+  void pack_gradient(int64_t n0, int64_t r0, int64_t total, uint16_t* turned) const {
+    const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
+                                          30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+    const uint16_t* at[kBlock];
+    Place p(*this, r0);
+    for (int64_t i = 0; i < kBlock; ++i, p.next(g)) {
+      const bool inside = r0 + i < total && p.h < g.OH && p.column < g.OW;
+      at[i] = inside ? dy + (((n0 + p.n) * g.OH + p.h) * g.OW + p.column) * g.O : kZeros;
+    }
+    for (int64_t o = 0; o < g.O; o += kBlock) {
+      V first[kSide], second[kSide];
+      for (int64_t i = 0; i < kSide; ++i) {
+        first[i] = (V)numbers(at[i] + o, g.O - o);
+        second[i] = (V)numbers(at[kSide + i] + o, g.O - o);
+      }
+      transpose(first), transpose(second);
+      for (int64_t i = 0; i < std::min(kSide, (O - o) / 2); ++i) {
+        uint16_t* to = turned + (o + 2 * i) * pitch + margin + r0;
+        _mm512_store_si512(to, _mm512_permutex2var_epi16((__m512i)first[i], even, (__m512i)second[i]));
+        _mm512_store_si512(to + pitch, _mm512_permutex2var_epi16((__m512i)first[i], odd, (__m512i)second[i]));
+      }
+    }
+  }
+  // du[row][span][o][m] = or += the products of a group, number j of them all. Where M and O are one tile, of up to four
+  // spans at a time.
+  bool narrow = M <= kSide && O <= kSide;
+  int64_t at_once = narrow ? 4 : 1, turns = (spans + at_once - 1) / at_once, blocks_m = up(M, kBlock) / kBlock;
+  int64_t products = turns * g.rows * blocks_m * (up(O, kBlock) / kBlock);
+
+  void sum(int64_t j, int64_t count, const uint16_t* pairs, const uint16_t* turned, float* du, bool add) const {
+    const int64_t span = j % turns * at_once, row = j / turns % g.rows;
+    const int64_t m = j / (turns * g.rows) % blocks_m * kBlock, o = j / (turns * g.rows * blocks_m) * kBlock;
+    const uint16_t* b = pairs + (row % g.stride * (M / kSide) + m / kSide) * plane;
+    const uint16_t* a = turned + o * pitch + margin - (row / g.stride * g.across + span);
+    float* sums = du + ((row * spans + span) * O + o) * M + m;
+    auto rows_of = [&](int64_t i) { return a + i * kBlock; };
+    auto next = [&](int64_t i) { return b + i * kTile; };
+    if (narrow)  // the next span's rows begin a number earlier
+      for_column(std::min(at_once, spans - span), [&](auto n) {
+        tile_column<n.value>(count, rows_of, {pitch * 2, -2}, next, 64, sums, O * M, M, add);
+      });
+    else
+      for_block(O - o > kSide, M - m > kSide, [&](auto down, auto aside) {
+        tile_sums<down.value, aside.value>(count, rows_of, {pitch * 2, kSide * pitch * 2}, next, {64, plane * 2}, sums, M,
+                                           add);
+      });
+  }
+  void finish(const float* du, float* dw, const int64_t* st, int threads) const {
+    over_blocks(g.O, threads, [&](int64_t o0, int64_t o1) {
+      for (int64_t o = o0; o < o1; ++o)
+        for (int64_t row = 0; row < g.rows; ++row)
+          for (int64_t column = 0; column < g.columns; ++column) {
+            const int64_t span = whole ? 0 : column / g.stride, first = (whole ? column : column % g.stride) * g.C;
+            const float* from = du + ((row * spans + span) * O + o) * M + first;
+            float* to = dw + o * st[0] + row * st[2] + column * st[3];
+            for (int64_t c = 0; c < g.C; c += kLane)
+              store_spread(to + c * st[1], st[1], lanes(g.C - c), _mm512_maskz_loadu_ps(lanes(g.C - c), from + c));
+          }
+    });
+  }
+  void run(float* dw, const int64_t* st, int threads) const {
+    Space<uint16_t> pairs(std::min(g.stride, g.rows) * M * most), turned(up(O, kBlock) * pitch);
+    Space<float> du(g.rows * spans * up(O, kBlock) * M);
+    for (int64_t o = 0; o < up(O, kBlock); ++o) std::memset(turned + o * pitch, 0, size_t(margin) * 2);
+    for (int64_t n0 = 0; n0 < g.N; n0 += images) {
+      const int64_t total = std::min(images, g.N - n0) * image, blocks = up(total, kBlock) / kBlock;
+      over_blocks(blocks, threads, [&](int64_t b0, int64_t b1) {
+        Space<uint16_t> copies(kBlock * up(take, kBlock));
+        for (int64_t b = b0; b < b1; ++b) {
+          pack_pairs(n0, b * kBlock, total, copies, pairs);
+          pack_gradient(n0, b * kBlock, total, turned);
+        }
+      });
+      over_blocks(products, threads, [&](int64_t j0, int64_t j1) {
+        const UnitsFor units(2 * kSide);
+        for (int64_t j = j0; j < j1; ++j) sum(j, blocks, pairs, turned, du, n0 > 0);
+      });
+    }
+    finish(du, dw, st, threads);
+  }
+};
+
+}  // namespace
+
+// `shape` is N, H, W, C, O, rows, columns, stride, padding above, padding to the left. Maps are channels_last bfloat16;
+// weights float32 (O, C, rows, columns) of the strides `st`.
+extern "C" {
+
+int convworks_amx_available() { return tiles_permitted(); }
+int convworks_amx_forward(const int64_t* shape, const uint16_t* x, const float* w, const int64_t* st, int flip,
+                          const float* bias, uint16_t* y, int threads) {
+  GUARDED((forward(Window(shape), x, w, st, flip, bias, y, threads), 0))
+}
+int convworks_amx_weight(const int64_t* shape, const uint16_t* x, const uint16_t* dy, float* dw, const int64_t* st,
+                         int threads) {
+  const Window g(shape);
+  GUARDED((WeightGradient{g, x, dy}.run(dw, st, threads), 0))
+}
+
+}  // extern "C"
+#else
+extern "C" {  // this processor lacks the instructions: nothing but the first is called
+
+int convworks_amx_available() { return 0; }
+int convworks_amx_forward(const int64_t*, const uint16_t*, const float*, const int64_t*, int, const float*, uint16_t*,
+                          int) {
+  return 1;
+}
+int convworks_amx_weight(const int64_t*, const uint16_t*, const uint16_t*, float*, const int64_t*, int) { return 1; }
+
+}  // extern "C"
+#endif

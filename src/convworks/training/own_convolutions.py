@@ -1,0 +1,165 @@
+"""Try the kernels of ours for convolutions in whole training steps: the last stage of planning.
+
+Each convolution is measured alone first (`convolution_choice`); the layers that win are tried together in a
+whole step against the winner so far. Where there are matrix units, bf16 in channels_last on all threads is
+tried beside that winner, too: by torch's convolutions it may lose and by ours win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from convworks.training.convolution_choice import AMX, WAYS, WINOGRAD, Choice, Way, gains
+from convworks.training.convolution_choice import chosen as worth_it
+from convworks.training.step_timing import BF16_MARGIN, OWN_MARGIN, Candidate, Trainee, ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a way is spoken of."""
+
+    title: str
+    kind: str  # the convolutions that it fits
+    by: str
+    form: str  # why it cannot be: another form won
+    nothing: str  # or nothing fits
+    unable: str  # or the processor lacks something
+
+
+_WORDS = {
+    WINOGRAD.name: Words(
+        "Winograd's algorithm",
+        "3x3 convolutions",
+        "by it",
+        "it is for bf16 and channels_last on the CPU",
+        "there is no 3x3 convolution of stride 1",
+        "this processor has no bf16 arithmetic (AVX512-BF16)",
+    ),
+    AMX.name: Words(
+        "matrix units (AMX)",
+        "convolutions",
+        "on them",
+        "they are for bf16 and channels_last on the CPU",
+        "there is no convolution that they fit",
+        "this processor has none, or the system does not lend them",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What won, and why."""
+
+    chosen: Candidate
+    reasons: tuple[str, ...]  # one for each way
+    overtook: str = ""  # why another form than that of the winner before, where it is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What the stage begins with."""
+
+    winner: Candidate  # so far
+    tried: Sequence[Candidate]  # the forms that the user left open
+    trainee: Trainee
+    ready: Callable[[], str]  # makes the kernels ready: '' or the reason why there are none
+    wanted: Mapping[str, str]  # way -> "auto" or "no"
+    seconds: float  # how long whole steps may be measured
+
+    def run(self, taken: dict[str, float]) -> Result:
+        """The fastest whole step, with or without kernels of ours. `taken` gets the times of the new ones."""
+        network, _ = self.trainee.of_layers(self.winner)
+        counts = {way.name: len(way.suitable(network)) for way in WAYS}
+        forms = [each for each in (self.winner, self._on_all_threads()) if each is not None and _fits(each)]
+        missing = {AMX.name: self._missing(AMX, counts, forms)}
+        if missing[AMX.name]:
+            forms = [each for each in forms if each is self.winner]
+        missing[WINOGRAD.name] = self._missing(WINOGRAD, counts, forms)
+        twins = self._twins(forms, [way for way in WAYS if not missing[way.name]])
+        if not twins:
+            return Result(chosen=self.winner, reasons=tuple(_none(way, missing) for way in WAYS))
+        gain_of = {twin: self._gain(twin, self.seconds / len(twins)) for twin in twins}
+        taken.update({twin.name: taken[self.winner.name] / gain for twin, gain in gain_of.items()})
+        best = max(gain_of, key=lambda twin: gain_of[twin])
+        won = gain_of[best] >= self._margin(best)
+        reasons = tuple(
+            _some(way, counts, best, won, f"{gain_of[best]:.2f}x as fast as {self._than(best)}")
+            if getattr(best, way.name)
+            else _none(way, missing)
+            for way in WAYS
+        )
+        if not won:
+            return Result(chosen=self.winner, reasons=reasons)
+        return Result(chosen=best, reasons=reasons, overtook=self._overtook(best, gain_of[best]))
+
+    def _on_all_threads(self) -> Candidate | None:
+        """The other form that is tried where there are matrix units, fused where that can be."""
+        open_ = [each for each in self.tried if _fits(each)]
+        if not open_:
+            return None
+        most = max(open_, key=lambda each: each.threads)
+        return None if self._same_form(most) else replace(most, fused=self.trainee.fusible)
+
+    def _same_form(self, other: Candidate) -> bool:
+        return (other.numerics, other.threads) == (self.winner.numerics, self.winner.threads)
+
+    def _missing(self, way: Way, counts: Mapping[str, int], forms: list[Candidate]) -> str:
+        """Why a way cannot be tried, or '' where it can."""
+        if self.wanted[way.name] == "no":
+            return "as asked"
+        if not forms:
+            return _WORDS[way.name].form
+        if not counts[way.name]:
+            return _WORDS[way.name].nothing
+        return self.ready() or ("" if way.available() else _WORDS[way.name].unable)
+
+    def _twins(self, forms: list[Candidate], ways: list[Way]) -> list[Candidate]:
+        """Each form with the layers that gain in it, where there are some."""
+        found = []
+        for form in forms if ways else ():
+            network, x = self.trainee.of_layers(form)
+            layers = worth_it(gains(network, x, form.numerics, ways))
+            if layers != Choice():
+                found.append(replace(form, winograd=layers.winograd, amx=layers.amx))
+        return found
+
+    def _gain(self, twin: Candidate, seconds: float) -> float:
+        return ratio(self.trainee.timer(self.winner), self.trainee.timer(twin), seconds=seconds)
+
+    def _margin(self, twin: Candidate) -> float:
+        same = twin.numerics.precision == self.winner.numerics.precision
+        return OWN_MARGIN if same else BF16_MARGIN
+
+    def _than(self, twin: Candidate) -> str:
+        if not self._same_form(twin):
+            return self.winner.name
+        return "without both" if twin.winograd and twin.amx else "without"
+
+    def _overtook(self, best: Candidate, gain: float) -> str:
+        if self._same_form(best):
+            return ""
+        return (
+            f"{best.numerics.precision} with convolutions of our own trains {gain:.2f}x as fast as "
+            f"{self.winner.name} here, which is the fastest with torch's"
+        )
+
+
+def _fits(candidate: Candidate) -> bool:
+    """Whether the form is one that our convolutions are for."""
+    numerics = candidate.numerics
+    form = (numerics.precision, numerics.memory_format, numerics.device)
+    return form == ("bf16", "channels_last", "cpu")
+
+
+def _none(way: Way, missing: Mapping[str, str]) -> str:
+    words = _WORDS[way.name]
+    reason = missing[way.name] or f"none of the convolutions gains enough {words.by} here"
+    return f"{words.title}: no, {reason}"
+
+
+def _some(way: Way, counts: Mapping[str, int], best: Candidate, won: bool, gain: str) -> str:
+    words, layers = _WORDS[way.name], getattr(best, way.name)
+    if not won:
+        return f"{words.title}: no, {gain}"
+    return f"{words.title}: yes, in {len(layers)} of {counts[way.name]} {words.kind}, {gain}"

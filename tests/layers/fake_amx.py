@@ -1,0 +1,54 @@
+"""Matrix units for tests, on every processor: torch computes what the kernels would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.utils._python_dispatch import _disable_current_modes
+
+from convworks.ops.native import library
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """As a kernel of C++ computes: without autocast and gradients, and no watch sees a convolution."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), _disable_current_modes():
+        yield
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    return weight.detach().bfloat16().float()
+
+
+def fake_amx(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool] = lambda: True) -> list[str]:
+    """Put torch in the place of the kernels; returns the list that tells what was computed by them."""
+    called: list[str] = []
+
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
+    ) -> None:
+        called.append("forward")
+        with _unseen():
+            y.copy_(F.conv2d(x.float(), _rounded(weight), bias, stride, padding))
+
+    def input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int) -> None:
+        called.append("input")
+        with _unseen():
+            dx.copy_(conv2d_input(dx.shape, _rounded(weight), dy.float(), 1, padding))
+
+    def weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int) -> None:
+        called.append("weight")
+        with _unseen():
+            dw.copy_(conv2d_weight(x.float(), dw.shape, dy.float(), stride, padding))
+
+    monkeypatch.setattr(library, "amx_available", available)
+    monkeypatch.setattr(library, "amx_forward", forward)
+    monkeypatch.setattr(library, "amx_input_gradient", input_gradient)
+    monkeypatch.setattr(library, "amx_weight_gradient", weight_gradient)
+    return called
