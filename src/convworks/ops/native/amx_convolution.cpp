@@ -246,28 +246,29 @@ struct WeightGradient {
       }
     }
   }
-  // du[row][span][o][m] = or += the products of a group, number j of them all. Where M and O are one tile, of up to four
-  // spans at a time.
-  bool narrow = M <= kSide && O <= kSide;
-  int64_t at_once = narrow ? 4 : 1, turns = (spans + at_once - 1) / at_once, blocks_m = up(M, kBlock) / kBlock;
-  int64_t products = turns * g.rows * blocks_m * (up(O, kBlock) / kBlock);
+  // du[row][span][o][m] = or += the products of a group, number j of them all. Where M is one tile, up to four tiles of
+  // O, or four spans of one, are summed at a time.
+  bool column = M <= kSide, narrow = column && O <= kSide;
+  int64_t at_once = narrow ? 4 : 1, turns = (spans + at_once - 1) / at_once;
+  int64_t high = column ? 4 * kSide : kBlock, blocks_m = up(M, kBlock) / kBlock;
+  int64_t products = turns * g.rows * blocks_m * (up(O, high) / high);
 
   void sum(int64_t j, int64_t count, const uint16_t* pairs, const uint16_t* turned, float* du, bool add) const {
     const int64_t span = j % turns * at_once, row = j / turns % g.rows;
-    const int64_t m = j / (turns * g.rows) % blocks_m * kBlock, o = j / (turns * g.rows * blocks_m) * kBlock;
+    const int64_t m = j / (turns * g.rows) % blocks_m * kBlock, o = j / (turns * g.rows * blocks_m) * high;
     const uint16_t* b = pairs + (row % g.stride * (M / kSide) + m / kSide) * plane;
     const uint16_t* a = turned + o * pitch + margin - (row / g.stride * g.across + span);
     float* sums = du + ((row * spans + span) * O + o) * M + m;
+    const Layout outputs{pitch * 2, kSide * pitch * 2}, shifted{pitch * 2, -2};  // the next span begins a number earlier
     auto rows_of = [&](int64_t i) { return a + i * kBlock; };
     auto next = [&](int64_t i) { return b + i * kTile; };
-    if (narrow)  // the next span's rows begin a number earlier
-      for_column(std::min(at_once, spans - span), [&](auto n) {
-        tile_column<n.value>(count, rows_of, {pitch * 2, -2}, next, 64, sums, O * M, M, add);
+    if (column)
+      for_column(narrow ? spans - span : (O - o) / kSide, [&](auto n) {
+        tile_column<n.value>(count, rows_of, narrow ? shifted : outputs, next, 64, sums, (narrow ? O : kSide) * M, M, add);
       });
     else
       for_block(O - o > kSide, M - m > kSide, [&](auto down, auto aside) {
-        tile_sums<down.value, aside.value>(count, rows_of, {pitch * 2, kSide * pitch * 2}, next, {64, plane * 2}, sums, M,
-                                           add);
+        tile_sums<down.value, aside.value>(count, rows_of, outputs, next, {64, plane * 2}, sums, M, add);
       });
   }
   void finish(const float* du, float* dw, const int64_t* st, int threads) const {

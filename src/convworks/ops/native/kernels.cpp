@@ -17,8 +17,6 @@
 #include "vectors.h"
 
 Parallel parallel_region = nullptr;
-Number thread_number = nullptr;
-Number team_size = nullptr;
 
 namespace {
 
@@ -530,13 +528,9 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
 
 extern "C" {
 
-int convworks_interface() { return 3; }
+int convworks_interface() { return 4; }
 
-void convworks_threads(void* parallel, void* number, void* size) {
-  parallel_region = reinterpret_cast<Parallel>(parallel);
-  thread_number = reinterpret_cast<Number>(number);
-  team_size = reinterpret_cast<Number>(size);
-}
+void convworks_threads(void* parallel) { parallel_region = reinterpret_cast<Parallel>(parallel); }
 
 // `activation` is that of the enum; GELU has no residual.
 int convworks_norm_forward(int half, int64_t M, int64_t C, const void* x, const void* residual, const float* weight,

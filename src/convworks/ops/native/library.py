@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convworks.ops.native.build import build, built
 
-INTERFACE = 3  # of kernels.cpp
+INTERFACE = 4  # of kernels.cpp
 _POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
     "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
@@ -85,24 +85,21 @@ def _load(path: Path) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, _INT
     size = library.convworks_winograd_size
     size.argtypes, size.restype = [_I64, _I64], _I64
-    library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER] * 3, None
-    library.convworks_threads(*_team())
+    library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER], None
+    library.convworks_threads(_team())
     return library
 
 
-def _team() -> tuple[int | None, int | None, int | None]:
-    """GOMP_parallel and its two questions, from the very OpenMP library that torch uses, or nothing.
+def _team() -> int | None:
+    """GOMP_parallel, from the very OpenMP library that torch uses, or nothing.
 
-    Names are looked up in torch's own library and what that was linked with, so that a second copy, which
+    The name is looked up in torch's own library and what that was linked with, so that a second copy, which
     another package brings along, is never taken: two teams of threads would wait against each other.
     """
     try:
-        torch_itself = ctypes.CDLL(torch._C.__file__)
-        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-        first, second, third = (ctypes.cast(getattr(torch_itself, name), _POINTER).value for name in names)
-        return first, second, third
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, _POINTER).value
     except (OSError, AttributeError):
-        return None, None, None
+        return None
 
 
 def _call(name: str, *arguments: object) -> None:

@@ -1,4 +1,4 @@
-// Threads: torch's own OpenMP library does the work, through the three functions that it gives.
+// Threads: torch's own OpenMP library does the work, through the one function that begins a parallel region.
 
 #pragma once
 #include <atomic>
@@ -7,9 +7,7 @@
 #include <type_traits>
 
 typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
-typedef int (*Number)();
 extern Parallel parallel_region;  // set by convworks_threads, in kernels.cpp
-extern Number thread_number, team_size;
 
 namespace {
 
