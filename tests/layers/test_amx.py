@@ -13,6 +13,7 @@ from convworks.layers.amx import AmxConv2d, suitable_amx, use_amx, window_of, wi
 from convworks.layers.winograd import WinogradConv2d, suitable, use_winograd, without_winograd
 from convworks.ops.native import library
 from tests.layers.fake_amx import fake_amx
+from tests.layers.trial import images, run
 from tests.ops.native.kernels import with_amx
 
 
@@ -36,17 +37,6 @@ def network() -> nn.Sequential:
 
 
 NAMES = ["0", "2.0", "3"]
-
-
-def images(seed: int = 0) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return torch.randn(4, 3, 10, 9, generator=draws).contiguous(memory_format=torch.channels_last)
-
-
-def run(net: nn.Module, x: Tensor, *, autocast: bool = True) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        found: Tensor = net(x)
-    return found
 
 
 def alike(a: Tensor, b: Tensor, limit: float = 0.015) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from convworks.layers.winograd import WinogradConv2d, padding_of, suitable, use_winograd, without_winograd
 from convworks.ops import fast_winograd
 from convworks.ops.native import library
+from tests.layers.trial import images, run
 from tests.ops.native.kernels import with_winograd
 
 
@@ -33,17 +34,6 @@ def network() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(8, 3),
     ).to(memory_format=torch.channels_last)
-
-
-def images(seed: int = 0) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return torch.randn(4, 3, 10, 9, generator=draws).contiguous(memory_format=torch.channels_last)
-
-
-def run(net: nn.Module, x: Tensor, *, autocast: bool = True) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        found: Tensor = net(x)
-    return found
 
 
 def alike(a: Tensor, b: Tensor, limit: float = 0.05) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from convworks.data.loader import Batch
 from convworks.layers.amx import AmxConv2d, suitable_amx
 from convworks.layers.arrangement import arrange
 from convworks.layers.winograd import WinogradConv2d, suitable
@@ -30,16 +28,14 @@ from convworks.training.loop import Numerics, StepSettings
 from convworks.training.optimizer import make_optimizer
 from convworks.training.step_timing import Candidate, Trainee
 from tests.layers.fake_amx import fake_amx
-from tests.ops.native.kernels import with_winograd
+from tests.training.trial import batch, with_winograd_alone
 
 BF16 = Numerics("bf16", "channels_last", "cpu")
 
 
 @pytest.fixture
 def kernels() -> Iterator[None]:
-    """Winograd's alone."""
-    with with_winograd(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "amx_available", lambda: False)
+    with with_winograd_alone():
         yield
 
 
@@ -74,11 +70,6 @@ class Network(nn.Module):
 def network() -> Network:
     torch.manual_seed(0)
     return Network().to(memory_format=torch.channels_last)
-
-
-def batch(count: int = 8) -> Batch:
-    draws = torch.Generator().manual_seed(0)
-    return Batch(torch.randn(count, 3, 8, 8, generator=draws), torch.arange(count) % 3, np.arange(count))
 
 
 # --- what the layers meet ---------------------------------------------------------------------------------
