@@ -106,53 +106,57 @@ struct Results {  // 32 x 32 sums, of the outputs from number q of a band on, to
   }
 };
 
+// All outputs of a band: `offsets` are those of the numbers that each step multiplies, from an output's first one.
+void multiply(const Window& g, const uint16_t* band, const int64_t* offsets, const uint16_t* u, const Results& results) {
+  const int64_t count = g.rows * g.steps(), outputs = results.rows * g.across;
+  const Layout runs{g.pixel * 2, kSide * g.pixel * 2}, taps{64, kTile * 2};
+  alignas(64) float sums[2 * kBlock * kBlock];
+  for (int64_t o = 0; o < g.O; o += kBlock) {
+    const uint16_t* of = u + o / kBlock * count * 2 * kTile;
+    auto next = [&](int64_t i) { return of + i * 2 * kTile; };
+    const bool narrow = g.O - o <= kSide;
+    for (int64_t q = 0, at_once = narrow ? 2 * kBlock : kBlock; q < outputs; q += at_once) {
+      const uint16_t* from = band + q * g.pixel;
+      auto rows_of = [&](int64_t i) { return from + offsets[i]; };
+      if (narrow)
+        for_column((outputs - q + kSide - 1) / kSide, [&](auto n) {
+          tile_column<n.value>(count, rows_of, runs, next, 64, sums, kSide * kBlock, kBlock, false);
+        });
+      else
+        for_block(outputs - q > kSide, true, [&](auto down, auto aside) {
+          tile_sums<down.value, aside.value>(count, rows_of, runs, next, taps, sums, kBlock, false);
+        });
+      for (int64_t i = 0; i < at_once && q + i < outputs; i += kBlock) results.put(sums + i * kBlock, q + i, o);
+    }
+  }
+}
+
 void forward(const Window& g, const uint16_t* x, const float* w, const int64_t* st, bool flip, const float* bias,
              uint16_t* y, int threads) {
-  const int64_t steps = g.steps(), count = g.rows * steps, row = g.across * g.pixel;
+  const int64_t steps = g.steps(), count = g.rows * steps, row = g.across * g.pixel, phases = std::min(g.stride, g.rows);
   Space<uint16_t> u(up(g.O, kBlock) / kBlock * count * 2 * kTile);
   pack_weights(g, w, st, flip, u, threads);
-  const int64_t most = std::clamp<int64_t>(kBand / (g.stride * row * 2) - g.below, 1, g.OH);
+  const int64_t most = std::clamp<int64_t>(kBand / (phases * row * 2) - g.below, 1, g.OH);
   const int64_t bands = (g.OH + most - 1) / most, phase = (most + g.below) * row;
   const bool stream = g.O % kBlock == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0 && g.N * g.OH * g.OW * g.O * 2 > kStream;
-  Space<int64_t> offsets(count);  // of the numbers that a step multiplies
+  Space<int64_t> offsets(count);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t r = i / steps;
     offsets[i] = r % g.stride * phase + r / g.stride * row + i % steps * g.terms();
   }
   over_blocks(g.N * bands, threads, [&](int64_t b0, int64_t b1) {
     const UnitsFor units(g.terms());
-    const int64_t room = g.stride * phase + (2 * kBlock + 1) * g.pixel + g.run + 64;  // the last block's rows may be beyond
+    const int64_t room = phases * phase + (2 * kBlock + 1) * g.pixel + g.run + 64;  // the last block's rows may be beyond
     Space<uint16_t> band(room);
     std::memset(band.at, 0, size_t(room) * 2);
-    alignas(64) float sums[2 * kBlock * kBlock];
     for (int64_t b = b0; b < b1; ++b) {
       const int64_t n = b / bands, first = g.OH * (b % bands) / bands, last = g.OH * (b % bands + 1) / bands;
-      for (int64_t f = 0; f < g.stride; ++f) {
+      for (int64_t f = 0; f < phases; ++f) {
         uint16_t* to = band + f * phase;
         for (int64_t i = first; i < last + g.below; ++i, to += row) padded_row(g, x, n, i * g.stride + f - g.top, to);
         std::memset(to, 0, 128);  // what a last step reads beyond a run counts nothing, but must be a number
       }
-      const Results results{g, bias, y + (n * g.OH + first) * g.OW * g.O, last - first, stream};
-      const int64_t outputs = (last - first) * g.across;
-      for (int64_t o = 0; o < g.O; o += kBlock) {
-        const uint16_t* of = u + o / kBlock * count * 2 * kTile;
-        auto next = [&](int64_t i) { return of + i * 2 * kTile; };
-        const bool narrow = g.O - o <= kSide;
-        for (int64_t q = 0, at_once = narrow ? 2 * kBlock : kBlock; q < outputs; q += at_once) {
-          const uint16_t* from = band + q * g.pixel;
-          auto rows_of = [&](int64_t i) { return from + offsets[i]; };
-          const Layout runs{g.pixel * 2, kSide * g.pixel * 2}, taps{64, kTile * 2};
-          if (narrow)
-            for_column((outputs - q + kSide - 1) / kSide, [&](auto n) {
-              tile_column<n.value>(count, rows_of, runs, next, 64, sums, kSide * kBlock, kBlock, false);
-            });
-          else
-            for_block(outputs - q > kSide, true, [&](auto down, auto aside) {
-              tile_sums<down.value, aside.value>(count, rows_of, runs, next, taps, sums, kBlock, false);
-            });
-          for (int64_t i = 0; i < at_once && q + i < outputs; i += kBlock) results.put(sums + i * kBlock, q + i, o);
-        }
-      }
+      multiply(g, band, offsets, u, {g, bias, y + (n * g.OH + first) * g.OW * g.O, last - first, stream});
     }
     _mm_sfence();  // behind the stores that pass the caches
   });
