@@ -66,7 +66,8 @@ def test_the_file_gives_the_same_logits_to_the_bit(
     assert set(found.layers) == quantizable(network).keys()
     with torch.inference_mode():
         torch.testing.assert_close(found.network(x), expected, rtol=0, atol=0)
-        torch.testing.assert_close(found.network(x[:1]), expected[:1], rtol=1e-4, atol=1e-5)
+        # one image alone may be rounded to another of 256 steps than in a batch: sums have another order then
+        torch.testing.assert_close(found.network(x[:1]), network(x[:1]), rtol=0, atol=0)
 
 
 def test_the_layout_is_as_documented(tmp_path: Path) -> None:
