@@ -170,7 +170,7 @@ struct WeightGradient {
   // Of each padded pixel `take` numbers meet each number of dy: one stride's, with a shift of dy for each that the window
   // spans, or a whole run, which costs fewer products where there are few channels.
   int64_t shifts = (g.columns - 1) / g.stride + 1;
-  bool whole = up(g.run, kSide) < shifts * up(g.pixel, kSide);
+  bool whole = g.run <= int64_t(sizeof kZeros / 2) && up(g.run, kSide) < shifts * up(g.pixel, kSide);
   int64_t take = whole ? g.run : g.pixel, spans = whole ? 1 : shifts;
   int64_t M = up(take, kSide), O = up(g.O, kSide), image = (g.OH + g.below) * g.across;  // padded outputs of an image
   int64_t margin = up(g.below * g.across + shifts, kBlock);
