@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -218,24 +218,31 @@ def test_a_crash_in_the_middle_leaves_nothing_behind(tmp_path: Path, monkeypatch
     )
 
 
-def test_only_a_few_chunks_are_worked_on_ahead() -> None:
-    """Memory stays bounded when storing is slower than decoding."""
-    taken = []
-
-    class Spans(list[range]):
-        def __iter__(self) -> Iterator[range]:
-            for span in super().__iter__():
-                taken.append(span)
-                yield span
+@pytest.mark.parametrize("count", [9, 100])
+@pytest.mark.parametrize(("together", "threads"), [(2.9, 2), (3.1, 1)])  # of four chunks; one: 0.75
+def test_small_files_are_read_by_one_thread_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, count: int, together: float, threads: int
+) -> None:
+    """Memory stays bounded when storing is slower than decoding, and the order is kept."""
+    clock = iter([10, 10.75, 20, 20 + together])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    started: list[str] = []
 
     def work(span: range) -> module._Chunk:
+        started.append(threading.current_thread().name)
         images = np.full((1, 8, 8, 3), span.start, dtype=np.uint8)
         return module._Chunk(records=[], images=images, as_cached=False)
 
-    chunks = module._in_order(work, Spans(range(n, n + 1) for n in range(100)), threads=2)
-    assert next(chunks).images.max() == 0
-    assert len(taken) == 5
-    assert [chunk.images.max() for chunk in chunks] == list(range(1, 100))
+    spans = [range(n, n + 1) for n in range(count)]
+    for n, chunk in enumerate(module._in_order(work, spans, threads=2)):
+        assert chunk.images.max() == n
+        assert n < len(started) <= n + 6
+    assert (n, len(started)) == (count - 1, count)
+    in_pool = [name.startswith("convworks-scan") for name in started]
+    if count == 9:  # too few to find out
+        assert all(in_pool)
+    else:
+        assert in_pool == [False] + [True] * 4 + [threads == 2] * 95
 
 
 def test_an_error_that_is_not_about_one_file_ends_the_pass() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,7 @@ from convworks.errors import ConvworksError
 
 CHUNK_IMAGES = 256  # a chunk is one task: large enough that the pool costs nothing
 CHUNK_BYTES = 8 * 2**20  # of fitted images
+MANY_CHUNKS = 8  # for each thread: then it pays to find out whether several are faster than one
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +98,43 @@ def scan(
 def _in_order(
     work: Callable[[range], _Chunk], spans: Sequence[range], *, threads: int
 ) -> Generator[_Chunk, None, None]:
-    """Results in the order of `spans`, worked on by `threads` threads a few chunks ahead."""
+    """Results in the order of `spans`, worked on by `threads` threads a few chunks ahead, or by one.
+
+    Small files take several threads longer than one: at each file they take the interpreter's lock from each
+    other. So where there are many chunks, the first is timed alone and the next few together.
+    """
     if threads <= 1:
         yield from map(work, spans)
         return
-    waiting: deque[Future[_Chunk]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="convworks-scan")
     try:
-        for span in spans:
-            waiting.append(pool.submit(work, span))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        if len(spans) >= MANY_CHUNKS * threads:
+            start = time.perf_counter()
+            first = work(spans[0])
+            alone = (time.perf_counter() - start) / len(spans[0])
+            yield first
+            trial, spans = spans[1 : 1 + 2 * threads], spans[1 + 2 * threads :]
+            start = time.perf_counter()
+            together = list(pool.map(work, trial))
+            if alone < (time.perf_counter() - start) / sum(map(len, trial)):
+                threads = 1
+            yield from together
+        yield from map(work, spans) if threads == 1 else _ahead(pool, work, spans, most=2 * threads)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[range], _Chunk], spans: Sequence[range], *, most: int
+) -> Generator[_Chunk, None, None]:
+    """Results in the order of `spans`; the pool is at most `most` chunks ahead."""
+    waiting: deque[Future[_Chunk]] = deque()
+    for span in spans:
+        waiting.append(pool.submit(work, span))
+        if len(waiting) > most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _stop_at_first(records: Sequence[Record], paths: Sequence[str]) -> None:
