@@ -55,16 +55,24 @@ def test_the_document(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("winograd", "amx", "chosen", "how"),
+    ("winograd", "amx", "dense", "chosen", "how"),
     [
-        (("conv1", "conv2"), (), "Winograd, ", "2 layers by Winograd's algorithm"),
-        ((), ("conv1",), "AMX, ", "1 layer on matrix units"),
-        (("b",), ("a", "c"), "Winograd, AMX, ", "1 layer by Winograd's algorithm, 2 layers on matrix units"),
+        (("conv1", "conv2"), (), 0, "Winograd, ", "2 layers by Winograd's algorithm"),
+        ((), ("conv1",), 0, "AMX, ", "1 layer on matrix units"),
+        ((), ("conv1", "fc"), 1, "AMX, ", "1 layer on matrix units"),
+        (
+            ("b",),
+            ("a", "c"),
+            0,
+            "Winograd, AMX, ",
+            "1 layer by Winograd's algorithm, 2 layers on matrix units",
+        ),
     ],
 )
 def test_layers_by_kernels_of_ours_are_named(
     winograd: tuple[str, ...],
     amx: tuple[str, ...],
+    dense: int,
     chosen: str,
     how: str,
     world: Path,
@@ -76,7 +84,9 @@ def test_layers_by_kernels_of_ours_are_named(
     def measured(*given: Any) -> plan_report.PlanReport:
         found = real(*given)
         shares = replace(found.shares, convolution=0.25, ceiling=2.0, step=1.0)
-        return replace(found, shares=shares, plan=replace(found.plan, winograd=winograd, amx=amx))
+        return replace(
+            found, shares=shares, plan=replace(found.plan, winograd=winograd, amx=amx), dense=dense
+        )
 
     monkeypatch.setattr(plan_report, "_measured", measured)
     out = " ".join(run(capsys, "plan", "lenet5_modern", "digits", *QUICK).out.split())

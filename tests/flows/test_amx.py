@@ -17,7 +17,7 @@ from convworks.flows.events import Finished, Stopped, Will
 from convworks.flows.plan import differences_of, plan_training, with_kernels
 from convworks.flows.plan_report import shares_of
 from convworks.flows.prepare import build_network, prepare_data
-from convworks.layers.amx import AmxConv2d
+from convworks.layers.amx import AmxConv2d, AmxLinear
 from convworks.recipes.resolve import from_dict, resolve
 from convworks.runs import Run
 from convworks.training import own_convolutions, planner
@@ -78,10 +78,10 @@ def test_a_run_stops_anywhere_and_ends_in_the_same_bits(data: Path, always: Kern
     assert len(plan.amx) >= 2
     assert plan.winograd == ()
     assert ", AMX, " in plan.lines()[0]
-    assert {"forward", "input", "weight"} == set(always.called)
+    assert {"forward", "input", "weight", "dense", "dense back"} == set(always.called)
     whole = fingerprint(tmp_path / "whole")
     kept = load_bundle(tmp_path / "whole" / "runs" / "run" / "model").network
-    assert not any(isinstance(each, AmxConv2d) for each in kept.modules())
+    assert not any(isinstance(each, AmxConv2d | AmxLinear) for each in kept.modules())
     work = tmp_path / "stopped"
     assert isinstance(train_until(work, data, 5, **BF16)[-1], Stopped)
     assert stored_plan(work).amx == plan.amx
@@ -144,7 +144,7 @@ def test_a_remembered_plan_brings_its_kernels(data: Path, always: Kernels, tmp_p
 def test_the_shares_of_a_step(
     accumulate: int, data: Path, always: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Convolutions are those that the plan computes, each once; the ceiling is torch's own."""
+    """Convolutions, no dense layers, are those of the plan, each once; the ceiling is torch's own."""
     monkeypatch.setattr(plan_report, "SECONDS", 0.01)
     prepared, recipe, network = prepared_of(tmp_path, data, accumulate=accumulate, model="resnet20_cifar")
     plan = plan_training(prepared, recipe, network, cache=tmp_path)
@@ -172,7 +172,27 @@ def test_the_shares_of_a_step(
     assert by_units == 0, "the ceiling is torch's own"
     assert all_ours, "nothing of torch's is left, the gradients of strided ones counted with the layers"
     assert ours >= 2 * accumulate * len(plan.amx)
-    assert made == [(Choice((), plan.amx), -(-16 // accumulate))]
+    *convolutions, dense = plan.amx
+    assert isinstance(network.get_submodule(dense), nn.Linear)
+    assert made == [(Choice((), tuple(convolutions)), -(-16 // accumulate))]
     assert shares.convolution == 100 * accumulate
     assert shares.ceiling is not None
     assert 0 < shares.ceiling < 10
+
+
+def test_a_network_without_convolutions(
+    data: Path, always: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dense layers are in the plan and not among the convolutions of the report."""
+    monkeypatch.setattr(plan_report, "SECONDS", 0.01)
+    prepared, recipe, network = prepared_of(tmp_path, data, model="mlp128")
+    plan = plan_training(prepared, recipe, network, cache=tmp_path)
+    assert plan.amx == tuple(AMX.suitable(network))
+    assert any("yes, in 2 of 2 dense layers, " in line for line in plan.reasons)
+    shares, _ = shares_of(prepared, recipe, network, plan)
+    assert shares.convolution is shares.ceiling is None
+    asked = request(tmp_path, data, **{**BF16, "model": "mlp128"})
+    monkeypatch.setattr(plan_report, "kernels_for", lambda _: lambda compile_: "")
+    monkeypatch.setattr(plan_report, "measure_plan", lambda *given: plan)
+    report = plan_report.explore(asked.data, asked.resolved, batches=(8,))
+    assert report.dense == len(report.plan.amx) == 2

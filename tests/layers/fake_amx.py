@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.utils._python_dispatch import _disable_current_modes
 
-from convworks.ops.native import library
+from convworks.ops.native import library, linear
 
 
 @contextmanager
@@ -31,24 +31,63 @@ def fake_amx(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool] = la
     called: list[str] = []
 
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        *,
+        stride: int,
+        padding: int,
+        groups: int = 1,
     ) -> None:
         called.append("forward")
         with _unseen():
-            y.copy_(F.conv2d(x.float(), _rounded(weight), bias, stride, padding))
+            y.copy_(F.conv2d(x.float(), _rounded(weight), bias, stride, padding, 1, groups))
 
-    def input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int) -> None:
+    def input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1) -> None:
         called.append("input")
         with _unseen():
-            dx.copy_(conv2d_input(dx.shape, _rounded(weight), dy.float(), 1, padding))
+            dx.copy_(conv2d_input(dx.shape, _rounded(weight), dy.float(), 1, padding, 1, groups))
 
-    def weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int) -> None:
+    def weight_gradient(
+        x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int, groups: int = 1
+    ) -> None:
         called.append("weight")
         with _unseen():
-            dw.copy_(conv2d_weight(x.float(), dw.shape, dy.float(), stride, padding))
+            dw.copy_(conv2d_weight(x.float(), dw.shape, dy.float(), stride, padding, 1, groups))
+
+    def few_weight_gradient(
+        x: Tensor, dy: Tensor, dw: Tensor, db: Tensor | None, *, stride: int, padding: int
+    ) -> None:
+        weight_gradient(x, dy, dw, stride=stride, padding=padding)
+        if db is not None:
+            db.copy_(channel_sums(dy))
+
+    def channel_sums(x: Tensor) -> Tensor:
+        with _unseen():
+            return x.float().sum((0, 2, 3))
+
+    def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        called.append("dense")
+        with _unseen():
+            return F.linear(x.float(), _rounded(weight), bias).bfloat16()
+
+    def dense_back(
+        x: Tensor, dy: Tensor, weight: Tensor, *, wanted: tuple[bool, bool, bool]
+    ) -> linear.Gradients:
+        called.append("dense back")
+        with _unseen():
+            dx = (dy.float() @ _rounded(weight)).bfloat16() if wanted[0] else None
+            dw = dy.float().T @ x.float() if wanted[1] else None
+            return linear.Gradients(dx, dw, dy.float().sum(0) if wanted[2] else None)
 
     monkeypatch.setattr(library, "amx_available", available)
     monkeypatch.setattr(library, "amx_forward", forward)
     monkeypatch.setattr(library, "amx_input_gradient", input_gradient)
     monkeypatch.setattr(library, "amx_weight_gradient", weight_gradient)
+    monkeypatch.setattr(library, "few_forward", forward)
+    monkeypatch.setattr(library, "few_weight_gradient", few_weight_gradient)
+    monkeypatch.setattr(library, "channel_sums", channel_sums)
+    monkeypatch.setattr(linear, "forward", dense)
+    monkeypatch.setattr(linear, "backward", dense_back)
     return called

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from convworks.layers.amx import AmxConv2d, suitable_amx, use_amx, window_of, without_amx
+from convworks.layers.amx import AmxConv2d, AmxLinear, suitable_amx, use_amx, window_of, without_amx
 from convworks.layers.winograd import WinogradConv2d, suitable, use_winograd, without_winograd
 from convworks.ops.native import library
 from tests.layers.fake_amx import fake_amx
-from tests.layers.trial import images, run
+from tests.layers.trial import alike, images, run
 from tests.ops.native.kernels import with_amx
 
 
@@ -36,11 +36,7 @@ def network() -> nn.Sequential:
     ).to(memory_format=torch.channels_last)
 
 
-NAMES = ["0", "2.0", "3"]
-
-
-def alike(a: Tensor, b: Tensor, limit: float = 0.015) -> bool:
-    return bool((a.float() - b.float()).norm() < limit * b.float().norm())
+NAMES = ["0", "2.0", "3", "7"]
 
 
 # --- which layers, and the change of class ---------------------------------------------------------------
@@ -67,7 +63,9 @@ def alike(a: Tensor, b: Tensor, limit: float = 0.015) -> bool:
         (nn.Conv2d(4, 6, 3, stride=(1, 2)), None),
         (nn.Conv2d(4, 6, 3, padding=(1, 0)), None),
         (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), None),
-        (nn.Conv2d(4, 6, 3, padding=1, groups=2), None),
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), None),  # hardly any channels in a group
+        (nn.Conv2d(16, 6, 3, padding=1, groups=2), (1, 1)),
+        (nn.Conv2d(16, 6, 3, padding=1, groups=2, stride=2), None),
         (nn.Conv2d(4, 6, 3, dilation=2), None),
         (nn.Conv2d(8192, 1, 1), (1, 0)),
         (nn.Conv2d(8193, 1, 1), None),
@@ -100,8 +98,10 @@ def test_there_and_back() -> None:
     assert suitable_amx(net) == NAMES
     use_amx(net, ["2.0", "no such layer", "1", "2", ""])
     assert [type(net[0]), type(net[2][0]), type(net[1])] == [nn.Conv2d, AmxConv2d, nn.Tanh]
-    use_amx(net, ("0", "3"))
+    assert type(net[7]) is nn.Linear
+    use_amx(net, ("0", "3", "7"))
     assert [type(net[0]), type(net[2][0]), type(net[3])] == [AmxConv2d, nn.Conv2d, AmxConv2d]
+    assert type(net[7]) is AmxLinear
     assert suitable_amx(net) == NAMES
     assert [n for n, _ in net.named_modules()] == names
     assert list(net.state_dict()) == list(state)
@@ -109,7 +109,7 @@ def test_there_and_back() -> None:
     assert [id(p) for p in net.parameters()] == parameters
     assert without_amx(net) is net
     assert str(net) == text
-    assert not any(isinstance(each, AmxConv2d) for each in net.modules())
+    assert not any(isinstance(each, AmxConv2d | AmxLinear) for each in net.modules())
     plain = nn.Conv2d(3, 4, 3)
     use_amx(plain, [""])  # a layer alone is a network, too
     assert type(plain) is AmxConv2d
@@ -154,6 +154,7 @@ def test_training_is_on_matrix_units(called: list[str]) -> None:
     assert called.count("forward") == 3
     assert called.count("input") == 1, "the images need no gradient, and that of a stride is torch's"
     assert called.count("weight") == 3
+    assert called.count("dense") == called.count("dense back") == 1
 
 
 def test_training_by_the_kernels_themselves() -> None:

@@ -66,6 +66,9 @@ LARGE = [  # or peculiar
     Case(2, 33, 31, (1, 1), (5, 5), padding=4),  # nothing but the border
     Case(1, 2, 3, (21, 19), (16, 16), stride=8, padding=15),  # the largest that applies
     Case(130, 400, 10, (1, 1), (1, 1), padding=0),  # a linear layer
+    Case(10, 200, 200, (5, 5)),  # several images for one reading of the weights
+    Case(9, 128, 16, (20, 20)),  # the gradient meets the maps in several parts, in several groups of images
+    Case(6, 48, 32, (9, 9), (5, 5), padding=2),  # more shifts than sums
 ]
 SMALL = [
     Case(3, 5, 20, (9, 7)),
@@ -297,6 +300,31 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.backward(dw.sum())
 
 
+@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    ("c", "o", "window"), [(16, 32, (3, 3)), (5, 7, (5, 5)), (24, 8, (1, 1)), (48, 40, (3, 1))]
+)
+def test_groups_are_convolutions_of_their_own(
+    groups: int, packed: bool, c: int, o: int, window: tuple[int, int]
+) -> None:
+    case = Case(3, c * groups, o * groups, (7, 9), window, padding=min(window) // 2, packed=packed)
+    x, w, b, dy = sample(case)
+    assert b is not None
+    w = w[:, :c].contiguous(memory_format=torch.channels_last if packed else torch.contiguous_format)
+
+    def grouped(*given: Tensor, stride: int, padding: int) -> Tensor:
+        return amx_convolution(*given, stride=stride, padding=padding, groups=groups)
+
+    got = computed((x, w, b, dy), case, grouped)
+    parts = zip(x.chunk(groups, 1), w.chunk(groups), b.chunk(groups), dy.chunk(groups, 1), strict=True)
+    alone = [definition(each, case) for each in parts]
+    for name, axis in (("y", 1), ("dx", 1), ("dw", 0), ("db", 0)):
+        want = np.concatenate([each[name] for each in alone], axis)
+        assert got[name].shape == want.shape
+        assert np.linalg.norm(got[name].double().numpy() - want) <= HALF * np.linalg.norm(want), name
+
+
 def test_where_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = torch.zeros(2, 4, 5, 5, dtype=torch.bfloat16), torch.zeros(6, 4, 3, 3)
     assert all(applies(x, w, stride=stride, padding=padding) for stride in (1, 2, 8) for padding in (0, 1, 2))
@@ -304,6 +332,10 @@ def test_where_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert applies(x, w[..., :1], stride=1, padding=0)
     for stride, padding in ((1, 3), (1, -1), (9, 1), (0, 1), (-1, 1)):
         assert not applies(x, w, stride=stride, padding=padding), (stride, padding)
+    assert applies(x, w[:, :2], stride=1, padding=1, groups=2)
+    for stride, groups in ((2, 2), (1, 4)):  # six outputs are not in four groups
+        assert not applies(x, w[:, : 4 // groups], stride=stride, padding=1, groups=groups)
+    assert not applies(x, w, stride=1, padding=1, groups=2)
     for wrong in (x.float(), x.double(), x.half(), x[:0], x[0], x[:, :, :2], x[..., :2], x.to("meta")):
         assert not applies(wrong, w, stride=1, padding=0), (wrong.dtype, wrong.shape)
     for weight in (w.bfloat16(), w.double(), w.to("meta"), w[..., :1], w[:, :, :1], w.repeat(1, 1, 6, 6)):

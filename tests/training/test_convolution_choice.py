@@ -1,4 +1,4 @@
-"""Which convolutions train by kernels of ours: each is measured on what it meets."""
+"""Which layers train by kernels of ours: each is measured on what it meets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convworks.layers.amx import AmxConv2d, suitable_amx
+from convworks.layers.amx import AmxConv2d, AmxLinear, suitable_amx
 from convworks.layers.arrangement import arrange
 from convworks.layers.winograd import WinogradConv2d, suitable
 from convworks.ops.native import library
@@ -20,6 +20,7 @@ from convworks.training.convolution_choice import (
     Choice,
     Met,
     chosen,
+    convolutions_of,
     gains,
     layers_alone,
     layers_met,
@@ -78,13 +79,14 @@ def network() -> Network:
 def test_what_the_layers_meet() -> None:
     net = network()
     assert suitable(net) == ["first", "twice", "second", "like", "never"]
-    assert suitable_amx(net) == ["first", "twice", "second", "like", "never", "last"]
+    assert suitable_amx(net) == ["first", "twice", "second", "like", "never", "last", "dense"]
     found = layers_met(net, batch().x, BF16)
     assert found == {
         "first": Met((8, 3, 8, 8), (16, 3, 3, 3), (1, 1), "(1, 1)", True, False),
         "second": Met((8, 16, 8, 8), (16, 16, 3, 3), (1, 1), "(1, 1)", False, True),
         "like": Met((8, 16, 8, 8), (16, 16, 3, 3), (1, 1), "same", False, True),
         "last": Met((8, 16, 8, 8), (8, 16, 3, 3), (2, 2), "(0, 0)", True, True),
+        "dense": Met((8, 8), (3, 8), (), "", True, True),
     }
     net.first.requires_grad_(False)
     net.norm.requires_grad_(False)
@@ -99,7 +101,7 @@ def test_looking_leaves_no_trace(both: list[str]) -> None:
     kinds, draws = [type(each) for each in net.modules()], torch.random.get_rng_state()
     layers_met(net, x, BF16)
     assert gains(net, x, BF16)
-    layers_alone(net, Choice(("first",), ("like", "last")), x, BF16)()
+    layers_alone(net, Choice(("first",), ("like", "last", "dense")), x, BF16)()
     assert torch.equal(torch.random.get_rng_state(), draws)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert [type(each) for each in net.modules()] == kinds
@@ -136,11 +138,12 @@ def test_each_shape_is_measured_once_for_each_way(both: list[str], monkeypatch: 
         "second": {"winograd": 1.3, "amx": 1.4},
         "like": {"winograd": 1.3, "amx": 1.4},
         "last": {"amx": 1.5},
+        "dense": {"amx": 1.6},
     }
-    assert len(pairs) == 5
+    assert len(pairs) == 6
     assert gains(net, batch().x, BF16, [WINOGRAD]).keys() == {"first", "second", "like"}
     assert gains(net, batch().x, BF16, [AMX])["first"].keys() == {"amx"}
-    assert len(pairs) == 10
+    assert len(pairs) == 12
 
 
 def test_the_two_sides_of_a_measurement(both: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +155,11 @@ def test_the_two_sides_of_a_measurement(both: list[str], monkeypatch: pytest.Mon
     net = network()
     arrange(net, fused=False, winograd=["first"], amx=["last"])  # whatever it was before
     gains(net, batch().x, BF16)
-    assert kinds == [nn.Conv2d, WinogradConv2d, nn.Conv2d, AmxConv2d] * 3 + [nn.Conv2d, AmxConv2d]
-    assert {"forward", "input", "weight"} == set(both)
+    assert kinds == [
+        *[nn.Conv2d, WinogradConv2d, nn.Conv2d, AmxConv2d] * 3,
+        *[nn.Conv2d, AmxConv2d, nn.Linear, AmxLinear],
+    ]
+    assert {"forward", "input", "weight", "dense", "dense back"} == set(both)
 
 
 def test_nothing_is_measured_where_it_cannot_be_used(
@@ -202,7 +208,7 @@ def test_the_time_of_layers_alone(both: list[str], monkeypatch: pytest.MonkeyPat
     made: list[tuple[type, int]] = []
 
     def timer(layer: nn.Sequential, x: Tensor, numerics: Numerics) -> Callable[[], float]:
-        made.append((type(layer[0]), layer[0].in_channels))
+        made.append((type(layer[0]), layer[0].weight.shape[1]))
         seconds = 10.0 ** len(made)
         return lambda: seconds
 
@@ -217,7 +223,28 @@ def test_the_time_of_layers_alone(both: list[str], monkeypatch: pytest.MonkeyPat
     made.clear()
     assert layers_alone(net, Choice(("second",), ("like", "last")), batch().x, BF16)() == 1110.0
     assert made == [(WinogradConv2d, 16), (AmxConv2d, 16), (AmxConv2d, 16)]
+    made.clear()
+    assert layers_alone(net, Choice((), ("dense",)), batch().x, BF16)() == 10.0
+    assert made == [(AmxLinear, 8)]
     assert layers_alone(net, Choice(), batch().x, BF16)() == 0
+
+
+def test_names_of_convolutions_among_others() -> None:
+    net = network()
+    assert convolutions_of(net, ("last", "dense", "no such layer", "norm", "first")) == ("last", "first")
+    arrange(net, fused=False, winograd=["first"], amx=["last", "dense"])
+    assert convolutions_of(net, ("last", "dense", "first")) == ("last", "first"), "whatever they train by"
+    assert convolutions_of(net, ()) == ()
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (6, 5, 10), (6, 4, 3, 10), (10,)], ids=str)
+def test_a_dense_layer_meets_vectors_in_any_order(shape: tuple[int, ...], both: list[str]) -> None:
+    net = nn.Sequential(nn.Linear(10, 3))
+    x = torch.zeros(shape)
+    met = Met(shape, (3, 10), (), "", True, False)
+    assert layers_met(net, x, BF16) == {"0": met}
+    assert gains(net, x, BF16).keys() == {"0"}
+    assert set(both) == {"dense", "dense back"}
 
 
 def test_layers_meet_a_part_where_gradients_accumulate() -> None:

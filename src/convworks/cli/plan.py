@@ -108,8 +108,9 @@ def _say_options(found: PlanReport, console: Console) -> None:
 def _say_shares(found: PlanReport, console: Console) -> None:
     shares = found.shares
     whole = shares.data + shares.step
-    layers = ((found.plan.winograd, "by Winograd's algorithm"), (found.plan.amx, "on matrix units"))
-    own = [f"{count(len(names), 'layer')} {how}" for names, how in layers if names]
+    on_units = len(found.plan.amx) - found.dense
+    layers = ((len(found.plan.winograd), "by Winograd's algorithm"), (on_units, "on matrix units"))
+    own = [f"{count(many, 'layer')} {how}" for many, how in layers if many]
     console.answer()
     console.answer("where the time of a step goes", style="bold")
     rows = [("  data", shares.data, _ahead(found.plan.workers))]

@@ -22,7 +22,7 @@ from convworks.layers.arrangement import arrange
 from convworks.machine import processor_name
 from convworks.ops import amx_convolution, fast_winograd
 from convworks.ops.native.build import NOT_BUILT, find_compiler
-from convworks.ops.native.library import available, open_kernels
+from convworks.ops.native.library import INTERFACE, available, open_kernels
 from convworks.recipes.recipe import Recipe
 from convworks.training.allocator import keep_pages
 from convworks.training.loop import Numerics, StepSettings, accumulate_gradients
@@ -144,6 +144,7 @@ def _plan_key(prepared: Prepared, recipe: Recipe, device: str) -> str:
         usable_cpus(),
         processor_name(),
         torch.__version__,
+        INTERFACE,  # other kernels, other plans
         environment.wants_kernels() and find_compiler(),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

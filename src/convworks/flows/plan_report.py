@@ -37,7 +37,7 @@ from convworks.recipes.defaults import adapt_to_size, resolve_named
 from convworks.recipes.recipe import Recipe
 from convworks.recipes.resolve import Resolved
 from convworks.training.ceiling import convolutions_alone
-from convworks.training.convolution_choice import Choice, layers_alone
+from convworks.training.convolution_choice import Choice, convolutions_of, layers_alone
 from convworks.training.planner import Plan, choose_device
 from convworks.training.step_timing import Candidate, Trainee
 
@@ -90,6 +90,7 @@ class PlanReport:
     too_large: tuple[int, ...]  # batches that were not tried, for their memory or for want of images
     devices: dict[str, float]  # images a second of the best option of each
     images: int
+    dense: int = 0  # of the layers on matrix units those that are no convolutions
 
     @property
     def ceiling(self) -> float | None:
@@ -218,6 +219,7 @@ def _measured(
         too_large=tuple(size for size in tried if size not in fits),
         devices=devices,
         images=images,
+        dense=len(plan.amx) - len(convolutions_of(network, plan.amx)),
     )
 
 
@@ -251,7 +253,7 @@ def shares_of(prepared: Prepared, recipe: Recipe, network: nn.Module, plan: Plan
     torchs_step = trainee.timer(replace(candidate, winograd=(), amx=()))
     torchs_step()  # the first call may make two steps
     ceiling = convolutions_alone(torchs_step)  # all of them torch's own
-    chosen = Choice(candidate.winograd, candidate.amx)
+    chosen = Choice(candidate.winograd, convolutions_of(network, candidate.amx))
     own = _with_own(trainee, candidate, chosen, step) if any(chosen) else None
     held = _Held()
     step()

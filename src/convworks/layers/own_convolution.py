@@ -1,7 +1,7 @@
-"""What the convolutions that train by kernels of `convworks.ops` have in common.
+"""What the layers that train by kernels of `convworks.ops` have in common.
 
 They are torch's own, whose class is changed in place, as the plan names them; outside training, and wherever
-the maps are not bfloat16, they compute as torch does.
+what they are fed is not bfloat16, they compute as torch does.
 """
 
 from __future__ import annotations
@@ -10,19 +10,28 @@ import torch
 from torch import Tensor, nn
 
 
-class OwnConv2d(nn.Conv2d):
-    """A convolution of torch's that trains by kernels of ours under bfloat16's autocast."""
+class _Own(nn.Module):
+    """A layer of torch's that trains by kernels of ours under bfloat16's autocast."""
 
     def of_autocast(self, x: Tensor) -> Tensor | None:
-        """The maps in the type that autocast computes in, where this pass is of training; else None."""
+        """x in the type that autocast computes in, where this pass is of training; else None."""
         if self.training and torch.is_autocast_enabled("cpu"):
             return x.to(torch.get_autocast_dtype("cpu"))
         return None
 
 
+class OwnConv2d(_Own, nn.Conv2d):
+    """A convolution that is such a layer."""
+
+
+class OwnLinear(_Own, nn.Linear):
+    """A dense layer that is one."""
+
+
 def is_torchs(layer: nn.Module) -> bool:
-    """Whether a layer is torch's own convolution, no subclass of somebody else, whatever it trains by."""
-    return type(layer) is nn.Conv2d or type(layer).__base__ is OwnConv2d
+    """Whether it is torch's own convolution or dense layer, no subclass of others, whatever it trains by."""
+    kind = type(layer)
+    return kind in (nn.Conv2d, nn.Linear) or kind.__base__ in (OwnConv2d, OwnLinear)
 
 
 def even_padding(layer: nn.Conv2d) -> int | None:

@@ -3,6 +3,7 @@
     y  = sum over taps of A(tap) W(tap)      A(tap): a pixel of x for each output, W(tap): inputs by outputs
     dx = the same of dy, with the taps turned by half a turn and the channels exchanged (stride 1)
     dw = sum over outputs of A(tap)^T dy
+The groups of a convolution are computed one after the other.
 Each sum is one product of matrices ("implicit GEMM"): A is never written down, its rows are read where the
 padded maps have them. Products are those of bfloat16 and sums float32, as in torch's own convolution; weights
 are rounded to bfloat16, their gradient is float32.
@@ -24,6 +25,8 @@ from torch.autograd.function import once_differentiable
 from convworks.ops.native import library
 
 MOST_CHANNELS = 8192  # of the kernels' row of zeros
+FEW_TERMS = 32  # numbers of a window that one product takes
+FEW_CHANNELS, FEW_STEP = 8, 12  # of a pixel, and of a stride of pixels, which the kernels separate
 
 
 def available() -> bool:
@@ -31,10 +34,10 @@ def available() -> bool:
     return library.amx_available()
 
 
-def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> bool:
+def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int = 1) -> bool:
     """Whether `amx_convolution` can compute it.
 
-    Its window has no dilation, one group, and the same stride and padding both ways: the caller knows.
+    Its window has no dilation, and the same stride and padding both ways: the caller knows.
     """
     if not (available() and x.ndim == weight.ndim == 4):
         return False
@@ -43,7 +46,9 @@ def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> bool:
         x.dtype == torch.bfloat16
         and weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
-        and x.shape[1] == weight.shape[1]
+        and x.shape[1] == weight.shape[1] * groups
+        and weight.shape[0] % groups == 0
+        and (groups == 1 or stride == 1)
         and min(x.numel(), weight.numel()) > 0
         and 1 <= stride <= 8
         and 0 <= padding < min(height, width)
@@ -53,12 +58,14 @@ def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int) -> bool:
     )
 
 
-def amx_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int) -> Tensor:
-    """x (N, C, H, W) bfloat16, weight (O, C, h, w) and bias (O,) float32 -> (N, O, H', W') bfloat16.
+def amx_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int, groups: int = 1
+) -> Tensor:
+    """x (N, C, H, W) bfloat16, weight (O, C / groups, h, w), bias (O,) float32 -> (N, O, H', W') bfloat16.
 
     H' = (H + 2 padding - h) // stride + 1. Ask `applies` first: nothing is checked here.
     """
-    y: Tensor = _Amx.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    y: Tensor = _Amx.apply(x, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -67,7 +74,7 @@ class _Amx(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
     ) -> Tensor:
         x = _packed(x)
         sides = (
@@ -77,8 +84,11 @@ class _Amx(torch.autograd.Function):
         y = torch.empty(
             (x.shape[0], weight.shape[0], *sides), dtype=torch.bfloat16, memory_format=torch.channels_last
         )
-        library.amx_forward(x, weight, bias, y, stride=stride, padding=padding)
-        ctx.stride, ctx.padding = stride, padding
+        if groups == 1 and _one_product(weight):
+            library.few_forward(x, weight, bias, y, stride=stride, padding=padding)
+        else:
+            library.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups)
+        ctx.stride, ctx.padding, ctx.groups = stride, padding, groups
         ctx.save_for_backward(x, weight)
         return y
 
@@ -89,21 +99,39 @@ class _Amx(torch.autograd.Function):
         dy = _packed(dy)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = _input_gradient(dy, x, weight, ctx.stride, ctx.padding)
+            dx = _input_gradient(dy, x, weight, ctx)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
-            library.amx_weight_gradient(x, dy, dw, stride=ctx.stride, padding=ctx.padding)
-        if ctx.needs_input_grad[2]:
-            db = dy.sum((0, 2, 3), dtype=torch.float32)
-        return dx, dw, db, None, None
+            if ctx.groups == 1 and _few_channels(weight, ctx.stride):
+                db = torch.empty(dy.shape[1]) if ctx.needs_input_grad[2] else None
+                library.few_weight_gradient(x, dy, dw, db, stride=ctx.stride, padding=ctx.padding)
+            else:
+                library.amx_weight_gradient(
+                    x, dy, dw, stride=ctx.stride, padding=ctx.padding, groups=ctx.groups
+                )
+        if ctx.needs_input_grad[2] and db is None:
+            db = library.channel_sums(dy)
+        return dx, dw, db, None, None, None
 
 
-def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    if stride == 1:
+def _one_product(weight: Tensor) -> bool:
+    """Whether forward is faster by `few_channels.cpp`, which multiplies the whole window at once."""
+    return weight.shape[2] > 1 and weight[0].numel() <= FEW_TERMS
+
+
+def _few_channels(weight: Tensor, stride: int) -> bool:
+    """Whether the weights' gradient is faster by `few_channels.cpp`, which separates the channels."""
+    outputs, channels = weight.shape[:2]
+    most = FEW_CHANNELS if outputs > 16 else FEW_CHANNELS // 2
+    return channels <= most and channels * stride <= FEW_STEP
+
+
+def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+    if ctx.stride == 1:
         dx = torch.empty_like(x)
-        library.amx_input_gradient(dy, weight, dx, padding=padding)
+        library.amx_input_gradient(dy, weight, dx, padding=ctx.padding, groups=ctx.groups)
         return dx
-    sides = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
+    sides = ([ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1)
     half = weight.to(torch.bfloat16, memory_format=torch.channels_last)
     found, _, _ = torch.ops.aten.convolution_backward(dy, x, half, None, *sides, [True, False, False])
     result: Tensor = found

@@ -269,7 +269,7 @@ class Recipe:
         "auto", "Winograd's algorithm for 3x3 convolutions in bf16; auto: where it is faster here; no: never."
     )
     amx: Literal["auto", "no"] = option(
-        "auto", "Matrix units (AMX) for convolutions in bf16; auto: where it is faster here; no: never."
+        "auto", "Matrix units (AMX) for layers in bf16; auto: where it is faster here; no: never."
     )
     threads: Annotated[int, Ge(0)] = option(0, "Compute threads; 0: what is faster here.")
     workers: Annotated[int, Ge(-1)] = option(

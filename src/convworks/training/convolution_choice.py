@@ -1,9 +1,9 @@
-"""Which convolutions of a network train faster by kernels of ours on this machine: each is measured.
+"""Which layers of a network train faster by kernels of ours on this machine: each is measured.
 
-There are two ways beside torch's: Winograd's F(4x4, 3x3), and the processor's matrix units (AMX). Every
-convolution that a way fits is timed alone, forward and backward, against torch's own, on maps of the shape
-that it meets in the network; layers of the same shape are measured once. What wins depends on the channels,
-the size of the maps and the processor.
+There are two ways beside torch's: Winograd's F(4x4, 3x3) for convolutions, and the processor's matrix units
+(AMX) for those and dense layers. Every layer that a way fits is timed alone, forward and backward, against
+torch's own, on what has the shape that it meets in the network; layers of the same shape are measured once.
+What wins depends on the channels, the size of the maps and the processor.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from convworks.training.loop import Numerics
 from convworks.training.step_timing import ratio
 
 SHORTEST = 0.02  # seconds for a shape and a way
+Layer = nn.Conv2d | nn.Linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """A way of training a convolution that is not torch's. `name` is that of the setting, too."""
+    """A way of training a layer that is not torch's. `name` is that of the setting, too."""
 
     name: str
     margin: float  # it must be this much faster than torch's for a layer
@@ -61,18 +62,18 @@ class Choice(NamedTuple):
 
 
 class Met(NamedTuple):
-    """What a convolution meets in a pass: the shape of its maps, its own, whether they need a gradient."""
+    """What a layer meets in a pass: the shape of its maps (vectors), its own, whether these need one."""
 
     maps: tuple[int, ...]
     weight: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: str
+    stride: tuple[int, ...]  # () for a dense layer
+    padding: str  # and ""
     bias: bool
     input_gradient: bool
 
 
 def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, Met]:
-    """Of every convolution that one of our ways fits and a training pass calls once: what it meets."""
+    """Of every layer that one of our ways fits and a training pass calls once: what it meets."""
     found: dict[str, Met] = {}
     often: set[str] = set()
     fitting = {name for way in WAYS for name in way.suitable(network)}
@@ -83,10 +84,10 @@ def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, M
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if name in found:
                 often.add(name)
-            assert isinstance(layer, nn.Conv2d)
+            assert isinstance(layer, Layer)
             shape, own = tuple(inputs[0].shape), tuple(layer.weight.shape)
-            needs, biased = inputs[0].requires_grad, layer.bias is not None
-            found[name] = Met(shape, own, layer.stride, str(layer.padding), biased, needs)
+            window = (layer.stride, str(layer.padding)) if isinstance(layer, nn.Conv2d) else ((), "")
+            found[name] = Met(shape, own, *window, layer.bias is not None, inputs[0].requires_grad)
 
         handle: RemovableHandle = modules[name].register_forward_pre_hook(hook)
         return handle
@@ -107,7 +108,7 @@ def layers_met(network: nn.Module, x: Tensor, numerics: Numerics) -> dict[str, M
 def gains(
     network: nn.Module, x: Tensor, numerics: Numerics, ways: Collection[Way] = WAYS
 ) -> dict[str, dict[str, float]]:
-    """How many times as fast each convolution trains by each way that fits it; x is a batch or a part of one.
+    """How many times as fast each layer trains by each way that fits it; x is a batch or a part of one.
 
     By name of the layer and of the way. Ways whose kernels or instructions are missing are left out, and it
     is empty where nothing fits. The network is not changed.
@@ -122,7 +123,7 @@ def gains(
     modules = dict(network.named_modules())
     for name, shape in layers_met(network, x, numerics).items():
         layer = modules[name]
-        assert isinstance(layer, nn.Conv2d)
+        assert isinstance(layer, Layer)
         for way, names in fitting.items():
             if name not in names:
                 continue
@@ -132,16 +133,22 @@ def gains(
     return found
 
 
-def _gain(layer: nn.Conv2d, met: Met, numerics: Numerics, way: str) -> float:
+def _gain(layer: Layer, met: Met, numerics: Numerics, way: str) -> float:
     x = _maps(met, numerics)
     direct, other = _twin(layer), _twin(layer, way)
     return ratio(_timer(direct, x, numerics), _timer(other, x, numerics), seconds=SHORTEST)
 
 
-def layers_alone(network: nn.Module, chosen: Choice, x: Tensor, numerics: Numerics) -> Callable[[], float]:
-    """A function that computes the chosen convolutions in their ways and returns their seconds.
+def convolutions_of(network: nn.Module, names: Collection[str]) -> tuple[str, ...]:
+    """Those of the names that are of convolutions, in their order; the others are of dense layers."""
+    modules = dict(network.named_modules())
+    return tuple(name for name in names if isinstance(modules.get(name), nn.Conv2d))
 
-    Each is computed forward and backward on maps of the shape that it meets, as a training step does, with
+
+def layers_alone(network: nn.Module, chosen: Choice, x: Tensor, numerics: Numerics) -> Callable[[], float]:
+    """A function that computes the chosen layers in their ways and returns their seconds.
+
+    Each is computed forward and backward on what has the shape that it meets, as a training step does, with
     nothing between them. Layers of the same shape share their memory. The network is not changed.
     """
     modules = dict(network.named_modules())
@@ -155,12 +162,12 @@ def layers_alone(network: nn.Module, chosen: Choice, x: Tensor, numerics: Numeri
     for name, shape, way in met:
         if (shape, way) not in timers:
             layer = modules[name]
-            assert isinstance(layer, nn.Conv2d)
+            assert isinstance(layer, Layer)
             timers[shape, way] = _timer(_twin(layer, way), _maps(shape, numerics), numerics)
     return lambda: sum(timers[shape, way]() for _, shape, way in met)
 
 
-def _twin(layer: nn.Conv2d, way: str = "") -> nn.Module:
+def _twin(layer: Layer, way: str = "") -> nn.Module:
     """A copy of the layer in training, computing in that way or as torch does."""
     twin = nn.Sequential(copy.deepcopy(layer)).train()
     named = ("0",)
@@ -173,7 +180,8 @@ def _twin(layer: nn.Conv2d, way: str = "") -> nn.Module:
 
 
 def _maps(met: Met, numerics: Numerics) -> Tensor:
-    x = _noise(met.maps).to(torch.bfloat16, memory_format=numerics.torch_memory_format)
+    layout = torch.contiguous_format if not met.stride else numerics.torch_memory_format
+    x = _noise(met.maps).to(torch.bfloat16, memory_format=layout)
     return x.requires_grad_(met.input_gradient)
 
 

@@ -1,16 +1,18 @@
-"""Try the kernels of ours for convolutions in whole training steps: the last stage of planning.
+"""Try layers by kernels of ours in whole training steps: the last stage of planning.
 
-Each convolution is measured alone first (`convolution_choice`); the layers that win are tried together in a
+Each layer is measured alone first (`convolution_choice`); the layers that win are tried together in a
 whole step against the winner so far. Where there are matrix units, bf16 in channels_last on all threads is
-tried beside that winner, too: by torch's convolutions it may lose and by ours win.
+tried beside that winner, too: by torch's layers it may lose and by ours win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from convworks.training.convolution_choice import AMX, WAYS, WINOGRAD, Choice, Way, gains
+from torch import nn
+
+from convworks.training.convolution_choice import AMX, WAYS, WINOGRAD, Choice, Way, convolutions_of, gains
 from convworks.training.convolution_choice import chosen as worth_it
 from convworks.training.step_timing import BF16_MARGIN, OWN_MARGIN, Candidate, Trainee, ratio
 
@@ -21,6 +23,7 @@ class Words:
 
     title: str
     kind: str  # the convolutions that it fits
+    fits: str  # what it fits
     by: str
     form: str  # why it cannot be: another form won
     nothing: str  # or nothing fits
@@ -31,6 +34,7 @@ _WORDS = {
     WINOGRAD.name: Words(
         "Winograd's algorithm",
         "3x3 convolutions",
+        "convolutions",
         "by it",
         "it is for bf16 and channels_last on the CPU",
         "there is no 3x3 convolution of stride 1",
@@ -39,9 +43,10 @@ _WORDS = {
     AMX.name: Words(
         "matrix units (AMX)",
         "convolutions",
+        "layers",
         "on them",
         "they are for bf16 and channels_last on the CPU",
-        "there is no convolution that they fit",
+        "there is no layer that they fit",
         "this processor has none, or the system does not lend them",
     ),
 }
@@ -70,12 +75,12 @@ class Stage:
     def run(self, taken: dict[str, float]) -> Result:
         """The fastest whole step, with or without kernels of ours. `taken` gets the times of the new ones."""
         network, _ = self.trainee.of_layers(self.winner)
-        counts = {way.name: len(way.suitable(network)) for way in WAYS}
+        fitting = {way.name: way.suitable(network) for way in WAYS}
         forms = [each for each in (self.winner, self._on_all_threads()) if each is not None and _fits(each)]
-        missing = {AMX.name: self._missing(AMX, counts, forms)}
+        missing = {AMX.name: self._missing(AMX, fitting, forms)}
         if missing[AMX.name]:
             forms = [each for each in forms if each is self.winner]
-        missing[WINOGRAD.name] = self._missing(WINOGRAD, counts, forms)
+        missing[WINOGRAD.name] = self._missing(WINOGRAD, fitting, forms)
         twins = self._twins(forms, [way for way in WAYS if not missing[way.name]])
         if not twins:
             return Result(chosen=self.winner, reasons=tuple(_none(way, missing) for way in WAYS))
@@ -84,7 +89,11 @@ class Stage:
         best = max(gain_of, key=lambda twin: gain_of[twin])
         won = gain_of[best] >= self._margin(best)
         reasons = tuple(
-            _some(way, counts, best, won, f"{gain_of[best]:.2f}x as fast as {self._than(best)}")
+            _some(
+                way,
+                _share(way, network, fitting[way.name], getattr(best, way.name)) if won else "",
+                f"{gain_of[best]:.2f}x as fast as {self._than(best)}",
+            )
             if getattr(best, way.name)
             else _none(way, missing)
             for way in WAYS
@@ -104,13 +113,13 @@ class Stage:
     def _same_form(self, other: Candidate) -> bool:
         return (other.numerics, other.threads) == (self.winner.numerics, self.winner.threads)
 
-    def _missing(self, way: Way, counts: Mapping[str, int], forms: list[Candidate]) -> str:
+    def _missing(self, way: Way, fitting: Mapping[str, list[str]], forms: list[Candidate]) -> str:
         """Why a way cannot be tried, or '' where it can."""
         if self.wanted[way.name] == "no":
             return "as asked"
         if not forms:
             return _WORDS[way.name].form
-        if not counts[way.name]:
+        if not fitting[way.name]:
             return _WORDS[way.name].nothing
         return self.ready() or ("" if way.available() else _WORDS[way.name].unable)
 
@@ -140,13 +149,13 @@ class Stage:
         if self._same_form(best):
             return ""
         return (
-            f"{best.numerics.precision} with convolutions of our own trains {gain:.2f}x as fast as "
+            f"{best.numerics.precision} with layers of our own trains {gain:.2f}x as fast as "
             f"{self.winner.name} here, which is the fastest with torch's"
         )
 
 
 def _fits(candidate: Candidate) -> bool:
-    """Whether the form is one that our convolutions are for."""
+    """Whether the form is one that our layers are for."""
     numerics = candidate.numerics
     form = (numerics.precision, numerics.memory_format, numerics.device)
     return form == ("bf16", "channels_last", "cpu")
@@ -154,12 +163,19 @@ def _fits(candidate: Candidate) -> bool:
 
 def _none(way: Way, missing: Mapping[str, str]) -> str:
     words = _WORDS[way.name]
-    reason = missing[way.name] or f"none of the convolutions gains enough {words.by} here"
+    reason = missing[way.name] or f"none of the {words.fits} gains enough {words.by} here"
     return f"{words.title}: no, {reason}"
 
 
-def _some(way: Way, counts: Mapping[str, int], best: Candidate, won: bool, gain: str) -> str:
-    words, layers = _WORDS[way.name], getattr(best, way.name)
-    if not won:
-        return f"{words.title}: no, {gain}"
-    return f"{words.title}: yes, in {len(layers)} of {counts[way.name]} {words.kind}, {gain}"
+def _some(way: Way, share: str, gain: str) -> str:
+    """`share`: in which of the layers that it fits, '' where the step without them won."""
+    return f"{_WORDS[way.name].title}: " + (f"yes, in {share}, {gain}" if share else f"no, {gain}")
+
+
+def _share(way: Way, network: nn.Module, fitting: Collection[str], layers: Collection[str]) -> str:
+    """'5 of 7 convolutions and 3 of 3 dense layers'; a kind that there is none of is left out."""
+    convolutions = set(convolutions_of(network, fitting))
+    kinds = {_WORDS[way.name].kind: convolutions, "dense layers": set(fitting) - convolutions}
+    return " and ".join(
+        f"{len(fit & set(layers))} of {len(fit)} {kind}" for kind, fit in kinds.items() if fit
+    )

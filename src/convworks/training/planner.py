@@ -4,7 +4,7 @@ A CPU's flags do not tell what is fast on it, so nothing is read from them: ever
 the network on a real batch, or a part of it, in turns, and the one with the best median wins. bf16 must win
 by a margin, because its numbers are coarser. Fused kernels (`layers.fused`) are tried beside the winner, and
 taken where they win by a margin too; they are compiled only for a run that is long enough to pay for it. In
-bf16 convolutions are then tried by Winograd's algorithm and on matrix units (`own_convolutions`). The plan is
+bf16 layers are then tried by Winograd's algorithm and on matrix units (`own_convolutions`). The plan is
 stored in the run, and resuming uses the same one: another number of threads would end in other bits.
 """
 
@@ -59,7 +59,7 @@ class Plan:
     cpus: int
     fused: bool = False  # batch norm, ReLU, addition and max pooling by the kernels of ops/native
     winograd: tuple[str, ...] = ()  # convolutions that train by Winograd's algorithm, by name
-    amx: tuple[str, ...] = ()  # convolutions that train on matrix units
+    amx: tuple[str, ...] = ()  # convolutions and dense layers that train on matrix units
 
     @property
     def numerics(self) -> Numerics:
@@ -241,7 +241,7 @@ def _try_all(
     stage = Stage(winner=winner, tried=tried, trainee=trainee, ready=ready, wanted=wanted, seconds=half)
     found = stage.run(taken)
     if found.overtook and found.chosen.fused != winner.fused:
-        fused_reason = "fused kernels: yes, beside the convolutions"
+        fused_reason = "fused kernels: yes, beside the layers of our own"
     return found.chosen, (found.overtook or reason, fused_reason, *found.reasons), taken
 
 

@@ -108,11 +108,51 @@ template <int COUNT, class A, class B>
   if (COUNT > 3) _tile_stored(3, sums + 3 * apart, bytes);
 }
 
+// sums(k) (16 x 16, rows of `row` floats) = or += the sum over i < count of A(i) B(i, k) for each k < COUNT, all tiles of 32
+// terms that lie one behind the other, those of A from `a` on and those of B(k) from b(k) on.
+template <int COUNT, class B, class S>
+[[gnu::always_inline]] inline void tile_row(int64_t count, const uint16_t* a, B&& b, S&& sums, int64_t row, bool add) {
+  const int64_t bytes = row * 4;
+  const uint16_t* from[COUNT];
+  for (int k = 0; k < COUNT; ++k) from[k] = b(k);
+  if (add) {
+    _tile_loadd(0, sums(0), bytes);
+    if (COUNT > 1) _tile_loadd(1, sums(1), bytes);
+    if (COUNT > 2) _tile_loadd(2, sums(2), bytes);
+    if (COUNT > 3) _tile_loadd(3, sums(3), bytes);
+    if (COUNT > 4) _tile_loadd(4, sums(4), bytes);
+  } else {
+    _tile_zero(0);
+    if (COUNT > 1) _tile_zero(1);
+    if (COUNT > 2) _tile_zero(2);
+    if (COUNT > 3) _tile_zero(3);
+    if (COUNT > 4) _tile_zero(4);
+  }
+  for (int64_t i = 0, at = 0; i < count; ++i, at += kTile) {
+    _tile_loadd(7, a + at, 64);
+    _tile_loadd(5, from[0] + at, 64);
+    _tile_dpbf16ps(0, 7, 5);
+    if (COUNT > 1) { _tile_loadd(6, from[1] + at, 64); _tile_dpbf16ps(1, 7, 6); }
+    if (COUNT > 2) { _tile_loadd(5, from[2] + at, 64); _tile_dpbf16ps(2, 7, 5); }
+    if (COUNT > 3) { _tile_loadd(6, from[3] + at, 64); _tile_dpbf16ps(3, 7, 6); }
+    if (COUNT > 4) { _tile_loadd(5, from[4] + at, 64); _tile_dpbf16ps(4, 7, 5); }
+  }
+  _tile_stored(0, sums(0), bytes);
+  if (COUNT > 1) _tile_stored(1, sums(1), bytes);
+  if (COUNT > 2) _tile_stored(2, sums(2), bytes);
+  if (COUNT > 3) _tile_stored(3, sums(3), bytes);
+  if (COUNT > 4) _tile_stored(4, sums(4), bytes);
+}
+
 template <class F> [[gnu::always_inline]] inline void for_column(int64_t count, F&& run) {  // with a constant
   if (count > 3) run(std::integral_constant<int, 4>());
   else if (count > 2) run(std::integral_constant<int, 3>());
   else if (count > 1) run(std::integral_constant<int, 2>());
   else run(std::integral_constant<int, 1>());
+}
+
+template <class F> [[gnu::always_inline]] inline void for_row(int64_t count, F&& run) {
+  if (count > 4) run(std::integral_constant<int, 5>()); else for_column(count, run);
 }
 
 template <class F> [[gnu::always_inline]] inline void for_block(bool down, bool aside, F&& run) {  // with constants

@@ -42,10 +42,13 @@ class Built:
     reason: str  # '' where there is a library
 
 
-SOURCES = ("kernels.cpp", "winograd.cpp", "amx_convolution.cpp")
+SOURCES = ("kernels.cpp", "winograd.cpp", "amx_convolution.cpp", "few_channels.cpp", "amx_linear.cpp")
 HEADERS = (
     "threads.h",
     "vectors.h",
+    "max_pool.h",
+    "half_pool.h",
+    "picks.h",
     "half_vectors.h",
     "amx_tiles.h",
     "winograd_maps.h",

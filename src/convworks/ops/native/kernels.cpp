@@ -15,6 +15,8 @@
 #include <vector>
 #include "threads.h"
 #include "vectors.h"
+#include "max_pool.h"
+#include "half_pool.h"
 
 Parallel parallel_region = nullptr;
 
@@ -23,7 +25,6 @@ namespace {
 constexpr int kTile = 4;              // vectors of one tile of columns, held in registers
 constexpr int64_t kChunk = 16384;     // values that are summed in float32 before they go to float64
 constexpr int64_t kBlocks = 256;      // at most so many partial sums
-constexpr int64_t kAlone = 1 << 14;   // fewer values than this are not worth a second thread
 
 // --- how rows of C channels become wide rows of whole vectors ------------------------------------------------
 
@@ -292,90 +293,6 @@ void input_gradient(int64_t M, int64_t C, const T* x, const T* g_in, const float
              });
 }
 
-// --- max pooling --------------------------------------------------------------------------------------------
-
-struct Window { int64_t N, H, W, C, OH, OW, kh, kw, sh, sw, ph, pw; };
-constexpr uint8_t kNone = 255;  // nothing of the window is above 0
-
-// FLOOR: a ReLU before or behind. NORM: a batch norm before the ReLU; `chosen` keeps x where z was the largest.
-// scale and shift have room for whole vectors.
-template <class T, bool FLOOR, bool NORM>
-void pool_forward(const Window& w, const T* x, const float* scale, const float* shift, T* y, uint8_t* place,
-                  T* chosen, int threads) {
-  const int64_t C = w.C;
-  over_blocks(w.N * w.OH, w.N * w.OH * w.OW * C < kAlone ? 1 : threads, [&](int64_t b0, int64_t b1) {
-    for (int64_t row = b0; row < b1; ++row) {
-      const int64_t n = row / w.OH, top = row % w.OH * w.sh - w.ph;
-      const int64_t i0 = top < 0 ? -top : 0, i1 = top + w.kh > w.H ? w.H - top : w.kh;
-      for (int64_t ow = 0; ow < w.OW; ++ow) {
-        const int64_t left = ow * w.sw - w.pw;
-        const int64_t j0 = left < 0 ? -left : 0, j1 = left + w.kw > w.W ? w.W - left : w.kw;
-        const int64_t out = (row * w.OW + ow) * C, at = ((n * w.H + top) * w.W + left) * C;
-        auto columns = [&](int64_t c, auto... lanes) {  // no `lanes`: all of them
-          vf best = vf{} - std::numeric_limits<float>::infinity(), kept{};
-          vi where = vi{} + int32_t(i0 * w.kw + j0);
-          for (int64_t i = i0; i < i1; ++i)
-            for (int64_t j = j0; j < j1; ++j) {
-              const vf v = load(x + at + (i * w.W + j) * C + c, lanes...);
-              const vf z = NORM ? v * load(scale + c) + load(shift + c) : v;
-              const vi better = (vi)(z > best) | (vi)(z != z);
-              best = select(better, z, best);
-              if (NORM) kept = select(better, v, kept);
-              where = (better & int32_t(i * w.kw + j)) | (~better & where);
-            }
-          if (FLOOR) {
-            const vi on = active(best);
-            best = keep_where(on, best);
-            where = (on & where) | (~on & int32_t(kNone));
-          }
-          store(y + out + c, best, lanes...);
-          if (NORM) store(chosen + out + c, kept, lanes...);
-          store(place + out + c, where, lanes...);
-        };
-        int64_t c = 0;
-        for (; c + kLanes <= C; c += kLanes) columns(c);
-        if (c < C) columns(c, C - c);
-      }
-    }
-  });
-}
-
-struct Padded { std::vector<float> a, b, c, mean; };  // of a batch norm's dx, with room for whole vectors
-
-// Every place of x collects from the windows over it. With NORM also a g + b (x - mean) + c of the batch norm.
-template <class T, bool NORM>
-void pool_backward(const Window& w, const T* dy, const uint8_t* place, const T* x, const Padded* k, T* dx,
-                   int threads) {
-  const int64_t C = w.C;
-  over_blocks(w.N * w.H, w.N * w.H * w.W * C < kAlone ? 1 : threads, [&](int64_t b0, int64_t b1) {
-    for (int64_t row = b0; row < b1; ++row) {
-      const int64_t n = row / w.H, ih = row % w.H + w.ph;
-      const int64_t h0 = ih < w.kh ? 0 : (ih - w.kh) / w.sh + 1, h1 = ih / w.sh + 1 < w.OH ? ih / w.sh + 1 : w.OH;
-      for (int64_t col = 0; col < w.W; ++col) {
-        const int64_t iw = col + w.pw, in = (row * w.W + col) * C;
-        const int64_t w0 = iw < w.kw ? 0 : (iw - w.kw) / w.sw + 1, w1 = iw / w.sw + 1 < w.OW ? iw / w.sw + 1 : w.OW;
-        auto columns = [&](int64_t c, auto... lanes) {
-          vf g{};
-          for (int64_t oh = h0; oh < h1; ++oh)
-            for (int64_t ow = w0; ow < w1; ++ow) {
-              const int64_t out = ((n * w.OH + oh) * w.OW + ow) * C + c;
-              const int32_t mine = int32_t((ih - oh * w.sh) * w.kw + iw - ow * w.sw);
-              g += keep_where((vi)(load(place + out, lanes...) == mine), load(dy + out, lanes...));
-            }
-          if (NORM) {
-            const vf centred = load(x + in + c, lanes...) - load(&k->mean[c]);
-            g = load(&k->a[c]) * g + load(&k->b[c]) * centred + load(&k->c[c]);
-          }
-          store(dx + in + c, g, lanes...);
-        };
-        int64_t c = 0;
-        for (; c + kLanes <= C; c += kLanes) columns(c);
-        if (c < C) columns(c, C - c);
-      }
-    }
-  });
-}
-
 // --- local response norm over neighbouring channels ----------------------------------------------------------
 
 inline vf root(vf v) {
@@ -438,6 +355,16 @@ void response(int64_t M, int64_t C, const T* x, const T* dy, T* out, int reach, 
   });
 }
 
+template <class T> int channel_sums(int64_t M, int64_t C, const void* x_, float* out, int threads) {
+  const T* x = static_cast<const T*>(x_);
+  std::vector<double> sum(C), none(C);
+  two_sums(Plan(M, C), threads, sum.data(), none.data(),
+           [=](int64_t p, int64_t, vf& s, vf&) { s += load(x + p); },
+           [=](int64_t p, int64_t, double& s, double&) { s += get(x + p); });
+  for (int64_t c = 0; c < C; ++c) out[c] = float(sum[c]);
+  return 0;
+}
+
 template <class T>
 int response_either(int64_t M, int64_t C, const void* x_, const void* dy_, void* out_, int reach, float alpha,
                     int quarters, float k, int relu, int threads) {
@@ -495,14 +422,21 @@ int pooled_forward(const Window& w, const void* x_, const float* weight, const f
                    const float* invstd, void* y_, uint8_t* place, void* chosen_, int relu, int threads) {
   const T* x = static_cast<const T*>(x_);
   T *y = static_cast<T*>(y_), *chosen = static_cast<T*>(chosen_);
+#ifdef PICKS
+  if (std::is_same_v<T, bf16> && !mean && in_halves(w)) {
+    auto run = relu ? half_pool<true> : half_pool<false>;
+    run(w, static_cast<const uint16_t*>(x_), static_cast<uint16_t*>(y_), place, threads);
+    return 0;
+  }
+#endif
   if (mean) {
     std::vector<float> scale, shift;
     affine(w.C, weight, bias, mean, invstd, scale, shift);
     scale.resize(w.C + kLanes); shift.resize(w.C + kLanes);
     if (!relu) return 2;
-    pool_forward<T, true, true>(w, x, scale.data(), shift.data(), y, place, chosen, threads);
-  } else if (relu) pool_forward<T, true, false>(w, x, nullptr, nullptr, y, place, chosen, threads);
-  else pool_forward<T, false, false>(w, x, nullptr, nullptr, y, place, chosen, threads);
+    MaxPool<T, true, true>{w, x, scale.data(), shift.data(), y, place, chosen}.run(threads);
+  } else if (relu) MaxPool<T, true, false>{w, x, nullptr, nullptr, y, place, chosen}.run(threads);
+  else MaxPool<T, false, false>{w, x, nullptr, nullptr, y, place, chosen}.run(threads);
   return 0;
 }
 
@@ -512,14 +446,20 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
                     float* dweight, float* dbias, int threads) {
   const T *dy = static_cast<const T*>(dy_), *x = static_cast<const T*>(x_), *chosen = static_cast<const T*>(chosen_);
   T* dx = static_cast<T*>(dx_);
-  if (!mean) { pool_backward<T, false>(w, dy, place, x, nullptr, dx, threads); return 0; }
+#ifdef PICKS
+  if (std::is_same_v<T, bf16> && !mean && in_halves_backward(w)) {
+    half_pool_backward(w, static_cast<const uint16_t*>(dy_), place, static_cast<uint16_t*>(dx_), threads);
+    return 0;
+  }
+#endif
+  if (!mean) { MaxPoolGradient<T, false>{w, dy, place, x, nullptr, dx}.run(threads); return 0; }
   std::vector<double> s(w.C), q(w.C);
   gradient_sums<T, kRelu, false>(w.N * w.OH * w.OW, w.C, chosen, dy, nullptr, weight, bias, mean, invstd, nullptr,
                                  s.data(), q.data(), threads);
   const Coefficients k = coefficients(w.N * w.H * w.W, w.C, weight, invstd, s.data(), q.data());
   Padded wide{k.a, k.b, k.c, std::vector<float>(mean, mean + w.C)};
   for (auto* v : {&wide.a, &wide.b, &wide.c, &wide.mean}) v->resize(w.C + kLanes);
-  pool_backward<T, true>(w, dy, place, x, &wide, dx, threads);
+  MaxPoolGradient<T, true>{w, dy, place, x, &wide, dx}.run(threads);
   parameter_gradients(w.C, invstd, s.data(), q.data(), dweight, dbias);
   return 0;
 }
@@ -528,7 +468,7 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
 
 extern "C" {
 
-int convworks_interface() { return 4; }
+int convworks_interface() { return 5; }
 
 void convworks_threads(void* parallel) { parallel_region = reinterpret_cast<Parallel>(parallel); }
 
@@ -564,6 +504,10 @@ int convworks_pool_backward(int half, const int64_t* window, const void* dy, con
   Window w; std::memcpy(&w, window, sizeof w);
   auto run = half ? pooled_backward<bf16> : pooled_backward<float>;
   GUARDED(run(w, dy, place, x, chosen, weight, bias, mean, invstd, dx, dweight, dbias, threads))
+}
+
+int convworks_channel_sums(int half, int64_t M, int64_t C, const void* x, float* out, int threads) {
+  GUARDED(half ? channel_sums<bf16>(M, C, x, out, threads) : channel_sums<float>(M, C, x, out, threads))
 }
 
 int convworks_response(int half, int64_t M, int64_t C, const void* x, const void* dy, void* out, int reach,

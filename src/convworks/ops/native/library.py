@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convworks.ops.native.build import build, built
 
-INTERFACE = 4  # of kernels.cpp
+INTERFACE = 5  # of kernels.cpp
 _POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
     "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
@@ -34,6 +34,9 @@ _SIGNATURES = {
     "convworks_amx_available": [],
     "convworks_amx_forward": [*[_POINTER] * 4, _INT, *[_POINTER] * 2, _INT],
     "convworks_amx_weight": [*[_POINTER] * 5, _INT],
+    "convworks_few_forward": [*[_POINTER] * 6, _INT],
+    "convworks_few_weight": [*[_POINTER] * 6, _INT],
+    "convworks_channel_sums": [_INT, _I64, _I64, *[_POINTER] * 2, _INT],
     "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
 }
 
@@ -193,6 +196,14 @@ def response(
     return out
 
 
+def channel_sums(x: Tensor) -> Tensor:
+    """The sum of each channel of x (N, C, H, W), added in float64: (C,) in float32."""
+    sums = torch.empty(x.shape[1], dtype=torch.float32)
+    half, rows = x.dtype == torch.bfloat16, x.numel() // x.shape[1]
+    _call("convworks_channel_sums", half, rows, x.shape[1], _at(x), _at(sums), torch.get_num_threads())
+    return sums
+
+
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # kernel, stride, padding
 
 
@@ -326,45 +337,55 @@ def amx_available() -> bool:
 
 
 def amx_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int, groups: int = 1
 ) -> None:
-    """Writes y = x * weight + bias; weight (O, C, h, w), float32 of any strides."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight), stride, padding, padding)
+    """Writes y = x * weight + bias; weight (O, C / groups, h, w), float32 of any strides."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, groups), stride, padding, padding, groups)
     tensors = (_at(x), _at(weight), _integers(*weight.stride()), 0, _at(bias), _at(y))
     _call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
 
 
-def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int) -> None:
+def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1) -> None:
     """Writes dx, of a convolution of stride 1: dy convolved with the weights turned by half a turn."""
-    inputs, outputs, height, width = _sides(weight)
+    inputs, outputs, height, width = _sides(weight, groups)
     before = (height - 1 - padding, width - 1 - padding)
-    shape = _integers(dy.shape[0], *dy.shape[2:], outputs, inputs, height, width, 1, *before)
+    shape = _integers(dy.shape[0], *dy.shape[2:], outputs, inputs, height, width, 1, *before, groups)
     first, second, *places = weight.stride()
-    strides = _integers(second, first, *places)
-    _call(
-        "convworks_amx_forward",
-        shape,
-        _at(dy),
-        _at(weight),
-        strides,
-        1,
-        None,
-        _at(dx),
-        torch.get_num_threads(),
-    )
+    tensors = (_at(dy), _at(weight), _integers(second, first, *places), 1, None, _at(dx))
+    _call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
 
 
-def amx_weight_gradient(x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int) -> None:
-    """Writes dw (O, C, h, w), float32 of any strides."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw), stride, padding, padding)
+def amx_weight_gradient(
+    x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int, groups: int = 1
+) -> None:
+    """Writes dw (O, C / groups, h, w), float32 of any strides; with groups the stride is 1."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, groups), stride, padding, padding, groups)
     tensors = (_at(x), _at(dy), _at(dw), _integers(*dw.stride()))
     _call("convworks_amx_weight", shape, *tensors, torch.get_num_threads())
 
 
-def _sides(weight: Tensor) -> tuple[int, int, int, int]:
-    """Inputs, outputs, height and width of a convolution's weights."""
+def few_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
+) -> None:
+    """As `amx_forward`, faster for few channels."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, 1), stride, padding, padding)
+    tensors = (_at(x), _at(weight), _integers(*weight.stride()), _at(bias), _at(y))
+    _call("convworks_few_forward", shape, *tensors, torch.get_num_threads())
+
+
+def few_weight_gradient(
+    x: Tensor, dy: Tensor, dw: Tensor, db: Tensor | None, *, stride: int, padding: int
+) -> None:
+    """As `amx_weight_gradient`, faster for few channels; writes db (O,), float32, too."""
+    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, 1), stride, padding, padding)
+    tensors = (_at(x), _at(dy), _at(dw), _integers(*dw.stride()), _at(db))
+    _call("convworks_few_weight", shape, *tensors, torch.get_num_threads())
+
+
+def _sides(weight: Tensor, groups: int) -> tuple[int, int, int, int]:
+    """Inputs, outputs, height and width of the weights of one of a convolution's groups."""
     outputs, inputs, height, width = weight.shape
-    return inputs, outputs, height, width
+    return inputs, outputs // groups, height, width
 
 
 def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:

@@ -1,0 +1,51 @@
+"""The kernels of dense layers (`amx_linear.cpp`), as functions on torch tensors.
+
+They are in the library that `library.open_kernels` loads, and check nothing: `ops/amx_linear.py` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convworks.ops.native import library
+
+
+class Gradients(NamedTuple):
+    """Those of a dense layer, None where nobody asked."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, C) bfloat16, weight (O, C) and bias (O,) float32 -> (N, O) bfloat16; rows follow each other."""
+    y = torch.empty(x.shape[0], weight.shape[0], dtype=torch.bfloat16)
+    tensors = (_at(x), _at(weight), _at(bias), _at(y))
+    library._call("convworks_linear_forward", _shape(x, weight), *tensors, torch.get_num_threads())
+    return y
+
+
+def backward(x: Tensor, dy: Tensor, weight: Tensor, *, wanted: tuple[bool, bool, bool]) -> Gradients:
+    """The gradients of x, weight and bias that are wanted; dy (N, O) bfloat16, rows follow each other."""
+    found = Gradients(
+        torch.empty_like(x) if wanted[0] else None,
+        torch.empty_like(weight) if wanted[1] else None,
+        torch.empty(weight.shape[0], dtype=torch.float32) if wanted[2] else None,
+    )
+    tensors = (_at(x), _at(dy), _at(weight), *(_at(each) for each in found))
+    library._call("convworks_linear_backward", _shape(x, weight), *tensors, torch.get_num_threads())
+    return found
+
+
+def _shape(x: Tensor, weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * 3)(x.shape[0], weight.shape[1], weight.shape[0])
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    """The address as a pointer: nothing declares these functions' arguments."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
