@@ -47,9 +47,13 @@ def decide(
     tried: list[Candidate] = FORMS,
     fusible: bool = True,
     missing: str = "",
+    step: float = 2.0,
     **wanted: str,
 ) -> tuple[Result, Still, dict[str, float]]:
-    """What the stage chooses where a step with `threads` threads is so many times as fast as the winner's."""
+    """What the stage chooses where a step with `threads` threads is so many times as fast as the winner's.
+
+    The winner's takes `step` seconds.
+    """
     trainee = Still()
     trainee.fusible = fusible
     monkeypatch.setattr(own_convolutions, "gains", lambda *a: {"first": {"amx": 2.0}})
@@ -61,7 +65,7 @@ def decide(
         return speeds[second.threads]
 
     monkeypatch.setattr(own_convolutions, "ratio", ratio)
-    taken = {winner.name: 2.0}
+    taken = {winner.name: step}
     stage = Stage(
         winner=winner,
         tried=tried,
@@ -95,6 +99,19 @@ def test_bf16_on_all_threads_overtakes_fp32(amx: None, monkeypatch: pytest.Monke
         "bf16 with layers of our own trains 1.80x as fast as fp32 contiguous 1 threads here, "
         "which is the fastest with torch's"
     )
+
+
+@pytest.mark.parametrize("winner", [Candidate(FP32, 2), Candidate(FP32, 1), Candidate(BF16, 2)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_where_steps_are_quick_each_number_of_threads_is_tried(
+    amx: None, winner: Candidate, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {threads: 1.7, 3 - threads: 1.2}
+    found, trainee, _ = decide(monkeypatch, winner, speeds, step=0.01)
+    fused = winner.numerics == FP32 or threads == 1  # the winner's own form is taken as it won
+    assert found.chosen == Candidate(BF16, threads, fused=fused, amx=("first",))
+    assert {each.threads for each in trainee.looked_at[1:]} == {1, 2}
+    assert len(trainee.looked_at) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Try layers by kernels of ours in whole training steps: the last stage of planning.
 
 Each layer is measured alone first (`convolution_choice`); the layers that win are tried together in a
-whole step against the winner so far. Where there are matrix units, bf16 in channels_last on all threads is
-tried beside that winner, too: by torch's layers it may lose and by ours win.
+whole step against the winner so far. Where there are matrix units, bf16 in channels_last is tried beside that
+winner, too, on all threads and, where steps are quick, on fewer: by torch's layers it may lose and by ours
+win.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import nn
 
 from convworks.training.convolution_choice import AMX, WAYS, WINOGRAD, Choice, Way, convolutions_of, gains
 from convworks.training.convolution_choice import chosen as worth_it
-from convworks.training.step_timing import BF16_MARGIN, OWN_MARGIN, Candidate, Trainee, ratio
+from convworks.training.step_timing import BF16_MARGIN, OWN_MARGIN, SETTLES, Candidate, Trainee, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,8 @@ class Stage:
         """The fastest whole step, with or without kernels of ours. `taken` gets the times of the new ones."""
         network, _ = self.trainee.of_layers(self.winner)
         fitting = {way.name: way.suitable(network) for way in WAYS}
-        forms = [each for each in (self.winner, self._on_all_threads()) if each is not None and _fits(each)]
+        slow = taken[self.winner.name] > SETTLES
+        forms = [each for each in (self.winner, *self._others(slow)) if _fits(each)]
         missing = {AMX.name: self._missing(AMX, fitting, forms)}
         if missing[AMX.name]:
             forms = [each for each in forms if each is self.winner]
@@ -102,13 +104,14 @@ class Stage:
             return Result(chosen=self.winner, reasons=reasons)
         return Result(chosen=best, reasons=reasons, overtook=self._overtook(best, gain_of[best]))
 
-    def _on_all_threads(self) -> Candidate | None:
-        """The other form that is tried where there are matrix units, fused where that can be."""
-        open_ = [each for each in self.tried if _fits(each)]
-        if not open_:
-            return None
-        most = max(open_, key=lambda each: each.threads)
-        return None if self._same_form(most) else replace(most, fused=self.trainee.fusible)
+    def _others(self, slow: bool) -> list[Candidate]:
+        """The forms that are tried beside the winner where there are matrix units, fused where that can be.
+
+        One for each number of threads; where a step is slow, that on all threads alone.
+        """
+        open_ = sorted((each for each in self.tried if _fits(each)), key=lambda each: -each.threads)
+        most = open_[:1] if slow else open_
+        return [replace(each, fused=self.trainee.fusible) for each in most if not self._same_form(each)]
 
     def _same_form(self, other: Candidate) -> bool:
         return (other.numerics, other.threads) == (self.winner.numerics, self.winner.threads)
