@@ -36,6 +36,8 @@ _SIGNATURES = {
     "convworks_amx_weight": [*[_POINTER] * 5, _INT],
     "convworks_few_forward": [*[_POINTER] * 6, _INT],
     "convworks_few_weight": [*[_POINTER] * 6, _INT],
+    "convworks_linear_forward": [*[_POINTER] * 5, _INT],
+    "convworks_linear_backward": [*[_POINTER] * 7, _INT],
     "convworks_channel_sums": [_INT, _I64, _I64, *[_POINTER] * 2, _INT],
     "convworks_response": [_INT, _I64, _I64, *[_POINTER] * 3, _INT, _DOUBLE, _INT, _DOUBLE, _INT, _INT],
 }
@@ -105,13 +107,15 @@ def _team() -> int | None:
         return None
 
 
-def _call(name: str, *arguments: object) -> None:
+def call(name: str, *arguments: object) -> None:
+    """Run a kernel. Raises MemoryError where it finds none."""
     assert _STATE.library is not None
     if getattr(_STATE.library, name)(*arguments):
         raise MemoryError(f"{name} found no memory")
 
 
-def _at(tensor: Tensor | None) -> int | None:
+def at(tensor: Tensor | None) -> int | None:
+    """Where its numbers lie, as a kernel takes it; None is a null pointer."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -134,12 +138,12 @@ def norm_forward(
     channels = x.shape[1]
     saved = torch.empty(2, channels, dtype=torch.float32)
     mean, var = running or (None, None)
-    _call(
+    call(
         "convworks_norm_forward",
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(_at(each) for each in (x, residual, weight, bias, mean, var, saved[0], saved[1], y)),
+        *(at(each) for each in (x, residual, weight, bias, mean, var, saved[0], saved[1], y)),
         momentum,
         epsilon,
         activation,
@@ -163,12 +167,12 @@ def norm_backward(
     dx, parameters = torch.empty_like(x), torch.empty(2, channels, dtype=torch.float32)
     dresidual = torch.empty_like(x) if y is not None else None
     tensors = (x, dy, y, weight, bias, saved[0], saved[1], dx, dresidual, parameters[0], parameters[1])
-    _call(
+    call(
         "convworks_norm_backward",
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(_at(each) for each in tensors),
+        *(at(each) for each in tensors),
         activation,
         torch.get_num_threads(),
     )
@@ -180,12 +184,12 @@ def response(
 ) -> Tensor:
     """Local response norm of x or relu(x), with exponent quarters / 4; with dy the gradient to x."""
     out, channels = torch.empty_like(x), x.shape[1]
-    _call(
+    call(
         "convworks_response",
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(_at(each) for each in (x, dy, out)),
+        *(at(each) for each in (x, dy, out)),
         reach,
         alpha,
         quarters,
@@ -200,7 +204,7 @@ def channel_sums(x: Tensor) -> Tensor:
     """The sum of each channel of x (N, C, H, W), added in float64: (C,) in float32."""
     sums = torch.empty(x.shape[1], dtype=torch.float32)
     half, rows = x.dtype == torch.bfloat16, x.numel() // x.shape[1]
-    _call("convworks_channel_sums", half, rows, x.shape[1], _at(x), _at(sums), torch.get_num_threads())
+    call("convworks_channel_sums", half, rows, x.shape[1], at(x), at(sums), torch.get_num_threads())
     return sums
 
 
@@ -226,11 +230,11 @@ def pool_forward(
     place = torch.empty_like(y, dtype=torch.uint8)
     chosen = torch.empty_like(y) if saved is not None else None
     mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
-    _call(
+    call(
         "convworks_pool_forward",
         x.dtype == torch.bfloat16,
         _window(tuple(x.shape), y, window),
-        *(_at(each) for each in (x, weight, bias, mean, invstd, y, place, chosen)),
+        *(at(each) for each in (x, weight, bias, mean, invstd, y, place, chosen)),
         relu,
         torch.get_num_threads(),
     )
@@ -253,11 +257,11 @@ def pool_backward(
     parameters = torch.zeros(2, dx.shape[1], dtype=torch.float32)
     mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
     tensors = (dy, place, x, chosen, weight, bias, mean, invstd, dx, parameters[0], parameters[1])
-    _call(
+    call(
         "convworks_pool_backward",
         dx.dtype == torch.bfloat16,
         _window(tuple(dx.shape), dy, window),
-        *(_at(each) for each in tensors),
+        *(at(each) for each in tensors),
         torch.get_num_threads(),
     )
     return parameters
@@ -279,14 +283,14 @@ def winograd_kernels(weight: Tensor, *, flip: bool) -> Tensor:
     strides = (second, first, *places) if flip else (first, second, *places)
     size = _STATE.library.convworks_winograd_size(outputs, inputs)
     made = torch.empty(size, dtype=torch.bfloat16)
-    _call(
+    call(
         "convworks_winograd_kernels",
-        _at(weight),
+        at(weight),
         _integers(*strides),
         outputs,
         inputs,
         flip,
-        _at(made),
+        at(made),
         torch.get_num_threads(),
     )
     return made
@@ -300,11 +304,11 @@ def winograd_convolution(
     With `place`, uint8 as y, y is the 2x2 maximum of that, and place says where in its window each one was.
     """
     shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], y.shape[1], padding)
-    tensors = (_at(each) for each in (x, kernels, bias, y))
+    tensors = (at(each) for each in (x, kernels, bias, y))
     if place is None:
-        _call("convworks_winograd_forward", shape, *tensors, torch.get_num_threads())
+        call("convworks_winograd_forward", shape, *tensors, torch.get_num_threads())
     else:
-        _call("convworks_winograd_pool_forward", shape, *tensors, _at(place), torch.get_num_threads())
+        call("convworks_winograd_pool_forward", shape, *tensors, at(place), torch.get_num_threads())
 
 
 def winograd_pooled_input(
@@ -315,8 +319,8 @@ def winograd_pooled_input(
     `padding` is that of this convolution: 2 less the forward one's.
     """
     shape = _integers(dy.shape[0], *size, dy.shape[1], dx.shape[1], padding)
-    tensors = (_at(each) for each in (dy, place, kernels, dx))
-    _call("convworks_winograd_pool_input", shape, *tensors, torch.get_num_threads())
+    tensors = (at(each) for each in (dy, place, kernels, dx))
+    call("convworks_winograd_pool_input", shape, *tensors, torch.get_num_threads())
 
 
 def winograd_weight_gradient(
@@ -324,11 +328,11 @@ def winograd_weight_gradient(
 ) -> None:
     """Writes dw (O, C, 3, 3), float32 of any strides; dy is behind a 2x2 maximum where there is a place."""
     shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], dy.shape[1], padding)
-    end = (_at(dw), _integers(*dw.stride()), torch.get_num_threads())
+    end = (at(dw), _integers(*dw.stride()), torch.get_num_threads())
     if place is None:
-        _call("convworks_winograd_weight", shape, _at(x), _at(dy), *end)
+        call("convworks_winograd_weight", shape, at(x), at(dy), *end)
     else:
-        _call("convworks_winograd_pool_weight", shape, _at(x), _at(dy), _at(place), *end)
+        call("convworks_winograd_pool_weight", shape, at(x), at(dy), at(place), *end)
 
 
 def amx_available() -> bool:
@@ -341,8 +345,8 @@ def amx_forward(
 ) -> None:
     """Writes y = x * weight + bias; weight (O, C / groups, h, w), float32 of any strides."""
     shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, groups), stride, padding, padding, groups)
-    tensors = (_at(x), _at(weight), _integers(*weight.stride()), 0, _at(bias), _at(y))
-    _call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
+    tensors = (at(x), at(weight), _integers(*weight.stride()), 0, at(bias), at(y))
+    call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
 
 
 def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1) -> None:
@@ -351,8 +355,8 @@ def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, 
     before = (height - 1 - padding, width - 1 - padding)
     shape = _integers(dy.shape[0], *dy.shape[2:], outputs, inputs, height, width, 1, *before, groups)
     first, second, *places = weight.stride()
-    tensors = (_at(dy), _at(weight), _integers(second, first, *places), 1, None, _at(dx))
-    _call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
+    tensors = (at(dy), at(weight), _integers(second, first, *places), 1, None, at(dx))
+    call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
 
 
 def amx_weight_gradient(
@@ -360,8 +364,8 @@ def amx_weight_gradient(
 ) -> None:
     """Writes dw (O, C / groups, h, w), float32 of any strides; with groups the stride is 1."""
     shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, groups), stride, padding, padding, groups)
-    tensors = (_at(x), _at(dy), _at(dw), _integers(*dw.stride()))
-    _call("convworks_amx_weight", shape, *tensors, torch.get_num_threads())
+    tensors = (at(x), at(dy), at(dw), _integers(*dw.stride()))
+    call("convworks_amx_weight", shape, *tensors, torch.get_num_threads())
 
 
 def few_forward(
@@ -369,8 +373,8 @@ def few_forward(
 ) -> None:
     """As `amx_forward`, faster for few channels."""
     shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, 1), stride, padding, padding)
-    tensors = (_at(x), _at(weight), _integers(*weight.stride()), _at(bias), _at(y))
-    _call("convworks_few_forward", shape, *tensors, torch.get_num_threads())
+    tensors = (at(x), at(weight), _integers(*weight.stride()), at(bias), at(y))
+    call("convworks_few_forward", shape, *tensors, torch.get_num_threads())
 
 
 def few_weight_gradient(
@@ -378,8 +382,8 @@ def few_weight_gradient(
 ) -> None:
     """As `amx_weight_gradient`, faster for few channels; writes db (O,), float32, too."""
     shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, 1), stride, padding, padding)
-    tensors = (_at(x), _at(dy), _at(dw), _integers(*dw.stride()), _at(db))
-    _call("convworks_few_weight", shape, *tensors, torch.get_num_threads())
+    tensors = (at(x), at(dy), at(dw), _integers(*dw.stride()), at(db))
+    call("convworks_few_weight", shape, *tensors, torch.get_num_threads())
 
 
 def _sides(weight: Tensor, groups: int) -> tuple[int, int, int, int]:

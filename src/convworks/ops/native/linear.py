@@ -25,8 +25,8 @@ class Gradients(NamedTuple):
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (N, C) bfloat16, weight (O, C) and bias (O,) float32 -> (N, O) bfloat16; rows follow each other."""
     y = torch.empty(x.shape[0], weight.shape[0], dtype=torch.bfloat16)
-    tensors = (_at(x), _at(weight), _at(bias), _at(y))
-    library._call("convworks_linear_forward", _shape(x, weight), *tensors, torch.get_num_threads())
+    tensors = tuple(map(library.at, (x, weight, bias, y)))
+    library.call("convworks_linear_forward", _shape(x, weight), *tensors, torch.get_num_threads())
     return y
 
 
@@ -37,15 +37,10 @@ def backward(x: Tensor, dy: Tensor, weight: Tensor, *, wanted: tuple[bool, bool,
         torch.empty_like(weight) if wanted[1] else None,
         torch.empty(weight.shape[0], dtype=torch.float32) if wanted[2] else None,
     )
-    tensors = (_at(x), _at(dy), _at(weight), *(_at(each) for each in found))
-    library._call("convworks_linear_backward", _shape(x, weight), *tensors, torch.get_num_threads())
+    tensors = tuple(map(library.at, (x, dy, weight, *found)))
+    library.call("convworks_linear_backward", _shape(x, weight), *tensors, torch.get_num_threads())
     return found
 
 
 def _shape(x: Tensor, weight: Tensor) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * 3)(x.shape[0], weight.shape[1], weight.shape[0])
-
-
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    """The address as a pointer: nothing declares these functions' arguments."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
