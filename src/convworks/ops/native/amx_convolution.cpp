@@ -6,10 +6,13 @@
 // once the rows that one row of the window meets lie together (every stride-th: a phase). So 16 successive runs are
 // rows of a tile at a constant distance. Outputs that begin in the padding between two rows are computed, and dropped.
 //
-// Forward, threads share out bands of rows. For the weights' gradient, dy is written down transposed and x in pairs of
-// pixels, for a group of images at a time; a tap is then a shift of dy. Threads share out the taps and channels. Bands
-// and groups depend on the shape alone and sums run in the order of the pixels: the bits do not depend on the number of
-// threads. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics guide", AMX-BF16.
+// Forward, threads share out bands: rows of an image, or several images where the weights are too many for L2. For the
+// weights' gradient, dy is written down transposed and x in pairs of pixels, for a group of images at a time; a tap is then
+// a shift of x. There are two sorts of pairs, those that begin with even pixels and those that begin with odd ones, so that
+// tiles lie in whole cache lines for every shift: across lines, loading one takes three times as long as multiplying it.
+// Five shifts share a tile of dy. Threads share out the taps and channels. Groups depend on the shape alone and sums run
+// in the order of the pixels: the bits do not depend on the number of threads. The groups of a grouped convolution are
+// computed one after the other. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics guide", AMX-BF16.
 
 #include <algorithm>
 #include <cstdint>
@@ -33,8 +36,9 @@ struct Window {  // the shape of a convolution, or of one of its groups: then ma
   int64_t pixel, run, across, below;  // numbers; outputs in a padded row; rows of a phase beyond those of the outputs
   explicit Window(const int64_t* v)
       : N(v[0]), H(v[1]), W(v[2]), C(v[3]), O(v[4]), rows(v[5]), columns(v[6]), stride(v[7]), top(v[8]), left(v[9]),
-        groups(v[10]), OH((H + 2 * top - rows) / stride + 1), OW((W + 2 * left - columns) / stride + 1), CC(C * groups), OO(O * groups), pixel(stride * C),
-        run(columns * C), across(OW + (columns - 1) / stride), below((rows - 1) / stride) {}
+        groups(v[10]), OH((H + 2 * top - rows) / stride + 1), OW((W + 2 * left - columns) / stride + 1), CC(C * groups),
+        OO(O * groups), pixel(stride * C), run(columns * C), across(OW + (columns - 1) / stride),
+        below((rows - 1) / stride) {}
   int64_t steps() const { return up(run, 2 * kSide) / (2 * kSide); }  // products for a run
   int64_t terms() const { return up((run + steps() - 1) / steps(), 2); }  // numbers of each
 };
@@ -150,8 +154,10 @@ void forward(const Window& g, const uint16_t* x, const float* w, const int64_t* 
   const int64_t most = std::clamp<int64_t>(kBand / (phases * row * 2) - g.below, 1, g.OH);
   const int64_t bands = (g.OH + most - 1) / most, phase = (most + g.below) * row, apart = phases * phase;
   const bool heavy = up(g.O, kBlock) * count * kBlock * 2 > kHeavy;  // weights from afar: for some images at a time
-  const int64_t images = bands > 1 || !heavy ? 1 : std::clamp<int64_t>(kBand / (apart * 2), 1, 1 + (g.N - 1) / (4 * threads));
-  const bool stream = g.O % kBlock == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0 && g.N * g.OH * g.OW * g.OO * 2 > kStream;
+  const int64_t most_images = 1 + (g.N - 1) / (4 * threads);  // each thread has four bands
+  const int64_t images = bands > 1 || !heavy ? 1 : std::clamp<int64_t>(kBand / (apart * 2), 1, most_images);
+  const bool aligned = g.O % kBlock == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
+  const bool stream = aligned && g.N * g.OH * g.OW * g.OO * 2 > kStream;
   Space<int64_t> offsets(count);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t r = i / steps;
@@ -193,9 +199,9 @@ struct WeightGradient {
   int64_t beyond = g.below * g.across + spans;  // the largest shift is one less
   int64_t parities = g.below * g.across + spans > 1 ? 2 : 1;
   int64_t room = std::clamp(g.rows * spans * O * M * 4, kGroup, kMostGroup);
-  int64_t images = std::clamp<int64_t>(room / (2 * image * (phases * parities * M + O) / 2), 1, g.N);
-  int64_t turns = (g.N + images - 1) / images, most = up((g.N + turns - 1) / turns * image, kBlock), plane = up(most + beyond, kBlock) * kSide;  // numbers of 16 columns of pairs
-  int64_t columns = most * kSide;                                                       // numbers of 16 of dy's rows
+  int64_t images = std::clamp<int64_t>(room / (image * (phases * parities * M + O)), 1, g.N);
+  int64_t turns = (g.N + images - 1) / images, most = up((g.N + turns - 1) / turns * image, kBlock);  // outputs of a group
+  int64_t plane = up(most + beyond, kBlock) * kSide, strip = most * kSide;  // numbers of 16 of x's, and of 16 of dy's
 
   // Where the numbers are that belong to the padded outputs from r0 on, of rows of phase f: in the map, in `copies` with
   // zeros outside of it, or zeros.
@@ -227,7 +233,7 @@ struct WeightGradient {
     if (count >= 2 * kLane) return _mm512_loadu_si512(from);
     return _mm512_maskz_loadu_epi16((1u << count) - 1u, from);
   }
-  // pairs[phase][parity][m / 16][r / 2][16 m][2] for r0 <= r < r0 + 32: of the pixels 2i and 2i + 1, and of 2i + 1 and 2i + 2
+  // pairs[phase][parity][m / 16][r / 2][16 m][2] for r0 <= r < r0 + 32: of pixels 2i and 2i + 1, and of 2i + 1 and 2i + 2
   void pack_pairs(int64_t n0, int64_t r0, int64_t total, uint16_t* copies, uint16_t* pairs) const {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
                                          39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -275,7 +281,7 @@ struct WeightGradient {
       }
       transpose(first), transpose(second);
       for (int64_t i = 0; i < std::min(kSide, (O - o) / 2); ++i) {
-        uint16_t* to = turned + (o + 2 * i) / kSide * columns + r0 * kSide + (2 * i) % kSide * kBlock;
+        uint16_t* to = turned + (o + 2 * i) / kSide * strip + r0 * kSide + (2 * i) % kSide * kBlock;
         _mm512_store_si512(to, _mm512_permutex2var_epi16((__m512i)first[i], even, (__m512i)second[i]));
         _mm512_store_si512(to + kBlock, _mm512_permutex2var_epi16((__m512i)first[i], odd, (__m512i)second[i]));
       }
@@ -300,7 +306,7 @@ struct WeightGradient {
     const int64_t in_chunk = in_phase - m0 * parts * blocks_o, of_o = std::min(chunk, blocks_m - m0) * parts;
     const int64_t o = in_chunk / of_o * block, m = (m0 + in_chunk % of_o / parts) * block;
     const int64_t t0 = taps(f) * part / parts, t1 = taps(f) * (part + 1) / parts;
-    const uint16_t* a = turned + o / kSide * columns;
+    const uint16_t* a = turned + o / kSide * strip;
     auto shifted = [&](int64_t k) {
       const int64_t shift = (t0 + k) / spans * g.across + (t0 + k) % spans;
       return pairs + ((f * parities + shift % 2) * (M / kSide) + m / kSide) * plane + shift / 2 * kBlock;
@@ -313,7 +319,7 @@ struct WeightGradient {
       if (t1 > t0) for_row(t1 - t0, [&](auto n) { tile_row<n.value>(count, a, shifted, sums, apart, add); });
       return;
     }
-    const Layout outputs{64, columns * 2}, inputs{64, plane * 2};
+    const Layout outputs{64, strip * 2}, inputs{64, plane * 2};
     const uint16_t* b = shifted(0);
     auto rows_of = [&](int64_t i) { return a + i * kTile; };
     auto next = [&](int64_t i) { return b + i * kTile; };
@@ -335,10 +341,11 @@ struct WeightGradient {
     });
   }
   void run(int threads) const {
-    Space<uint16_t> pairs(phases * parities * (M / kSide) * plane), turned(O / kSide * columns);
+    Space<uint16_t> pairs(phases * parities * (M / kSide) * plane), turned(O / kSide * strip);
     Space<float> du(in_place ? kSide : g.rows * spans * up(O, kBlock) * M);
     for (int64_t turn = 0; turn < turns; ++turn) {
-      const int64_t n0 = g.N * turn / turns, total = (g.N * (turn + 1) / turns - n0) * image, blocks = up(total, kBlock) / kBlock;
+      const int64_t n0 = g.N * turn / turns, total = (g.N * (turn + 1) / turns - n0) * image;
+      const int64_t blocks = up(total, kBlock) / kBlock;
       over_blocks(up(blocks * kBlock + beyond, kBlock) / kBlock, threads, [&](int64_t b0, int64_t b1) {
         Space<uint16_t> copies((kBlock + 1) * up(take, kBlock));
         for (int64_t b = b0; b < b1; ++b) {
