@@ -133,7 +133,7 @@ def extract(archive: Path, folder: Path, *, images: int) -> None:
                 continue
             split, label = parts[-3], parts[-2]
             count = taken.get((split, label), 0)
-            if count >= (images // 10 if split == "train" else 2):
+            if count >= (-(-images // 10) if split == "train" else 2):
                 continue
             taken[split, label] = count + 1
             target = folder / ("train" if split == "train" else "val") / label
