@@ -132,17 +132,17 @@ def recipe_of(case: dict[str, Any]) -> Any:
 
 def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
     """One epoch of `convworks train`: files, hashes, decode, split, plan, epoch; then the ceiling."""
-    start = time.perf_counter()
+    import torch
+
     from convworks.flows.plan import plan_training
     from convworks.flows.prepare import DataRequest, build_network, prepare_data
     from convworks.flows.session import Session
     from convworks.runs import Run
     from convworks.training.allocator import keep_pages
 
+    start = time.perf_counter()
     keep_pages()
     recipe = recipe_of(case)
-    import torch
-
     cache = Path(case["cache"])
     data = DataRequest(location=case["data"], cache=cache)
     prepared = prepare_data(data, recipe, expected=None, geometry=None, should_stop=lambda: False)

@@ -273,7 +273,7 @@ def main() -> None:
 
 
 def one_side(side: str, case: dict[str, Any], workers: int) -> dict[str, Any]:
-    """In a process of its own. Both sides start with torch imported."""
+    """In a process of its own. Neither side's imports are counted."""
     random.seed(0)
     if side != "loop":
         spin_briefly()  # as the command line does

@@ -30,7 +30,7 @@ def entry(root: Path, *, first: str = "aa", published: bool = True) -> Draft:
     draft.append(IMAGES[:1])
     draft.append(IMAGES[1:])
     if published:
-        draft.publish([replace(RECORDS[0], sha256=first * 32), *RECORDS[1:]])
+        draft.publish([RECORDS[0]._replace(sha256=first * 32), *RECORDS[1:]])
     return draft
 
 

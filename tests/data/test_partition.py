@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from convworks.data.cache import Record
 from convworks.data.dataset import Dataset, build_dataset
-from convworks.data.partition import WHOLE, Partition, assign, bag_counts, folds, partition_from_dict
+from convworks.data.manifest import OK
+from convworks.data.partition import (
+    WHOLE,
+    Partition,
+    assign,
+    bag_counts,
+    folds,
+    new_splits,
+    partition_from_dict,
+)
 from convworks.data.preprocess import Geometry
-from convworks.data.sources import open_source
+from convworks.data.sources import Entry, Split, open_source
 from convworks.errors import ConvworksError
 
 PICTURES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), min_size=12, max_size=80)
@@ -221,3 +232,47 @@ def test_a_bag_of_changed_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConvworksError, match="have changed since") as problem:
         built(path, Partition(bag=0), expected=first.manifest, accept_changes=True)
     assert problem.value.code == "D216"
+
+
+# What is known before anything is read
+
+
+PARTITIONS = (
+    WHOLE,
+    Partition(seed=3),
+    Partition(fold=(1, 3)),
+    Partition(fraction=0.4),
+    Partition(bag=2),
+)
+
+
+def _record(pixels: str, verdict: str = OK) -> Record:
+    return Record("", verdict, pixels, 8, 8, 1, ())
+
+
+def _entries(named: Sequence[Split | None]) -> list[Entry]:
+    return [Entry(f"{i}.png", "ab"[i % 2], named[i % len(named)]) for i in range(60)]
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=str)
+@pytest.mark.parametrize("named", [(None,), ("train", "train", "test"), ("train", "val", "train")], ids=str)
+def test_splits_drawn_before_reading_are_kept_where_all_pictures_differ(
+    partition: Partition, named: Sequence[Split | None]
+) -> None:
+    entries, records = _entries(named), [_record(f"{i:x}") for i in range(60)]
+    before = new_splits(entries, None, 7, 0.2, partition)
+    afresh = new_splits(entries, records, 7, 0.2, partition)
+    again = new_splits(entries, records, 7, 0.2, partition, before)
+    assert again == afresh
+    assert (again is before) is (partition.bag is None)  # a bag draws among pictures
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=str)
+def test_they_are_drawn_again_where_two_are_one_picture_or_one_is_unreadable(partition: Partition) -> None:
+    entries, records = _entries((None,)), [_record(f"{i:x}") for i in range(60)]
+    before = new_splits(entries, None, 7, 0.2, partition)
+    for index, other in ((2, records[40]), (5, _record("", "truncated"))):
+        changed = [*records[:index], other, *records[index + 1 :]]
+        afresh = new_splits(entries, changed, 7, 0.2, partition)
+        assert new_splits(entries, changed, 7, 0.2, partition, before) == afresh
+    assert afresh[0][5] == "" != before[0][5]

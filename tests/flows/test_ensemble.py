@@ -179,7 +179,7 @@ def test_a_planted_leak_is_seen(work: Path, groups: dict[str, Repeated], tmp_pat
     leaky = tmp_path / "leaky"
     shutil.copytree(groups["seeds"].runs[1], leaky)
     manifest = Manifest.load(leaky / "manifest.jsonl")
-    samples = tuple(replace(s, split="train") if s.split == "val" else s for s in manifest.samples)
+    samples = tuple(s._replace(split="train") if s.split == "val" else s for s in manifest.samples)
     replace(manifest, samples=samples).save(leaky / "manifest.jsonl")
     with pytest.raises(ConvworksError, match="was trained on 12 of 12 images") as problem:
         make(work, groups["seeds"].runs[0], leaky, method="stacking", fit="val", split="test")

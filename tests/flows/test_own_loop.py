@@ -166,7 +166,7 @@ class _NoValidation(Data):
     def dataset(self) -> Dataset:
         found = super().dataset
         samples = tuple(
-            replace(each, split="train" if each.split == "val" else each.split)
+            each._replace(split="train" if each.split == "val" else each.split)
             for each in found.manifest.samples
         )
         return replace(found, manifest=replace(found.manifest, samples=samples))

@@ -159,7 +159,7 @@ def test_ten_thousand_images_with_a_network(tmp_path: Path) -> None:
     manifest = fake_manifest(names, sizes=[400] * 100)
     path = fake_run(tmp_path, manifest=manifest)
     with_model(path, classes=tuple(names), side=128, model="tutorial_cnn", channels=1)
-    seen = tuple(replace(s, split="test" if s.split == "val" else s.split) for s in manifest.samples)
+    seen = tuple(s._replace(split="test" if s.split == "val" else s.split) for s in manifest.samples)
     write_evaluation(path, replace(manifest, samples=seen), split="test", seed=3)
     pixels = np.random.default_rng(0).integers(0, 256, size=(128, 128, 1), dtype=np.uint8)
     text = write_report(path, thumbnail=lambda _: pixels).read_text(encoding="utf-8")

@@ -83,7 +83,7 @@ def test_copies_in_training_are_leakage(record: RunRecord) -> None:
     train = next(each for each in manifest.samples if each.split == "train")
     val = next(place for place, each in enumerate(manifest.samples) if each.split == "val")
     samples = list(manifest.samples)
-    samples[val] = replace(samples[val], pixels=train.pixels, label="tulip")
+    samples[val] = samples[val]._replace(pixels=train.pixels, label="tulip")
     leaking = replace(record, manifest=replace(manifest, samples=tuple(samples)))
     light = found(leaking, question)
     assert light.answer == BAD

@@ -222,7 +222,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
         split_rule=HOSTILE[1],
         warnings=HOSTILE,
         ignored=tuple(type(manifest.ignored[0])(name, name) for name in HOSTILE),
-        samples=tuple(replace(s, verdict=s.verdict if s.sha256 else HOSTILE[1]) for s in manifest.samples),
+        samples=tuple(s._replace(verdict=s.verdict if s.sha256 else HOSTILE[1]) for s in manifest.samples),
     )
     run = fake_run(tmp_path, manifest=manifest, name="<b>run & 'co'")
     hostile = dict.fromkeys(HOSTILE, HOSTILE[0])
@@ -329,7 +329,7 @@ def test_only_a_recipe_makes_a_page(tmp_path: Path) -> None:
 def test_the_test_set_is_the_headline_where_there_is_one(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     manifest = fake_manifest()
-    seen = tuple(replace(s, split="test" if s.split == "val" else s.split) for s in manifest.samples)
+    seen = tuple(s._replace(split="test" if s.split == "val" else s.split) for s in manifest.samples)
     write_evaluation(copy, replace(manifest, samples=seen), split="test", seed=9)
     text = Page(write_report(copy).read_text(encoding="utf-8")).text
     assert "accuracy on 131 test images" in text
@@ -354,7 +354,7 @@ def test_a_page_that_would_be_too_large_shows_fewer_pictures(
 def test_a_hundred_classes_and_long_paths_stay_small(tmp_path: Path) -> None:
     names = [f"class number {i} with a rather long name" for i in range(100)]
     manifest = fake_manifest(names, sizes=[60] * 100)
-    longer = tuple(replace(s, path=f"{'folder/' * 30}{s.path}") for s in manifest.samples)
+    longer = tuple(s._replace(path=f"{'folder/' * 30}{s.path}") for s in manifest.samples)
     run = fake_run(tmp_path, manifest=replace(manifest, samples=longer))
     pixels = np.random.default_rng(0).integers(0, 256, size=(300, 300, 3), dtype=np.uint8)
     text = write_report(run, thumbnail=lambda path: pixels).read_text(encoding="utf-8")

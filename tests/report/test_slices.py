@@ -19,8 +19,8 @@ def data(n: int = 90) -> tuple[Manifest, Evaluation]:
     """Half from each of two folders; everything in the second and small ones are wrong."""
     base = fake_manifest(("a", "b"), sizes=(n, 1))
     samples = tuple(
-        replace(
-            each, path=f"cam{i % 2}/a/{i}.png", width=10 + i, height=(10 + i) * (1 + i % 3) // 2, split="val"
+        each._replace(
+            path=f"cam{i % 2}/a/{i}.png", width=10 + i, height=(10 + i) * (1 + i % 3) // 2, split="val"
         )
         for i, each in enumerate(base.samples[:n])
     )
@@ -61,7 +61,7 @@ def test_every_image_is_in_one_part() -> None:
 def test_one_part_alone_is_no_slice() -> None:
     manifest, evaluation = data()
     same = tuple(
-        replace(each, path=f"a/{i}.png", width=8, height=8) for i, each in enumerate(manifest.samples)
+        each._replace(path=f"a/{i}.png", width=8, height=8) for i, each in enumerate(manifest.samples)
     )
     assert slices(evaluation, replace(manifest, samples=same), thumbnail=None) == []
     assert slices(evaluation, None, thumbnail=None) == []
@@ -70,7 +70,7 @@ def test_one_part_alone_is_no_slice() -> None:
 
 def test_many_folders_are_summed() -> None:
     manifest, evaluation = data()
-    many = tuple(replace(each, path=f"day{i // 3}/a/{i}.png") for i, each in enumerate(manifest.samples))
+    many = tuple(each._replace(path=f"day{i // 3}/a/{i}.png") for i, each in enumerate(manifest.samples))
     folders = named(slices(evaluation, replace(manifest, samples=many), thumbnail=None), "Folder").slices
     assert len(folders) == 13
     assert sum(part.n for part in folders) == 90

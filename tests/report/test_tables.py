@@ -52,7 +52,7 @@ def test_what_was_left_out_and_converted() -> None:
 
 def test_one_size_is_said_once() -> None:
     manifest = fake_manifest()
-    same = replace(manifest, samples=tuple(replace(s, height=28, width=28) for s in manifest.samples))
+    same = replace(manifest, samples=tuple(s._replace(height=28, width=28) for s in manifest.samples))
     assert data_table(same).sizes == "all 28×28 pixels"
     assert data_table(replace(manifest, samples=())).sizes == ""
 

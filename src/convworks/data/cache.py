@@ -17,10 +17,11 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,7 @@ SPARE_DISK = 64 * 10**6  # bytes that stay free beside an entry
 IMAGES, RECORDS, HEADER = "images.u8", "records.jsonl", "header.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):  # made in a third of a frozen dataclass's time, and there is one for every image
     """What reading one file found. `verdict` is "ok" or the reason why the image is left out."""
 
     sha256: str
@@ -76,7 +76,7 @@ class Draft:
         """Give the entry its name, durably: a power cut leaves all of it or none."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        lines = "".join(json.dumps(astuple(record), separators=(",", ":")) + "\n" for record in records)
+        lines = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
         durable.write_bytes(self._folder / RECORDS, lines.encode("ascii"))
         header = {
             "format": FORMAT,

@@ -13,8 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from convworks.data.cache import Record
-from convworks.data.manifest import OK, SPLITS, Manifest, Sample, by_path
-from convworks.data.partition import WHOLE, Partition, assign, times_drawn
+from convworks.data.manifest import OK, SPLITS, Manifest, Sample
+from convworks.data.partition import (
+    WHOLE,
+    Partition,
+    new_splits,
+    splits_as_before,
+    times_drawn,
+    with_new_ones,
+)
 from convworks.data.preprocess import Geometry
 from convworks.data.scan import Scan, scan
 from convworks.data.sources import Entry, Ignored, Source, listed, shown
@@ -80,8 +87,9 @@ def build_dataset(
     for entry in source.entries:
         if entry.label is None:
             raise _no_label(entry, code="D148")
+    drawn = None
     if expected is None:  # what can be known before anything is decoded is said before
-        _new_splits(source.entries, None, seed, val_fraction, partition)
+        drawn = new_splits(source.entries, None, seed, val_fraction, partition)
     found = scan(
         source,
         indices=range(len(source.entries)),
@@ -94,11 +102,11 @@ def build_dataset(
     )
     if expected is None:
         _require_readable(source, found.records)
-        splits, rule = _new_splits(source.entries, found.records, seed, val_fraction, partition)
+        splits, rule = new_splits(source.entries, found.records, seed, val_fraction, partition, drawn)
     else:
         seed, rule = expected.seed, expected.split_rule
-        splits = _splits_of(expected, source.entries, partition)
-        splits = _with_new_ones(splits, found.records) if accept_changes else splits
+        splits = splits_as_before(expected, source.entries, partition)
+        splits = with_new_ones(splits, found.records) if accept_changes else splits
     samples = samples_of(source.entries, found.records, splits)
     manifest = Manifest(
         name=source.name,
@@ -259,55 +267,6 @@ def _require_readable(source: Source, records: Sequence[Record]) -> None:
                 why="a class needs at least two images, one to train on and one to validate with",
                 try_=_check(source),
             )
-
-
-def _new_splits(
-    entries: Sequence[Entry],
-    records: Sequence[Record] | None,
-    seed: int,
-    val_fraction: float,
-    partition: Partition,
-) -> tuple[list[str], str]:
-    """The split of every entry, "" for the unreadable ones of a source without splits; and the rule.
-
-    Without records all images are taken to be readable and different.
-    """
-    if records is None and partition.bag is not None:
-        partition = WHOLE  # a bag's draws depend on which pictures are copies
-    ready = [i for i in range(len(entries)) if records is None or records[i].verdict == OK]
-    assigned, rule = assign(
-        [entries[index].split for index in ready],
-        [entries[index].label or "" for index in ready],
-        [index if records is None else records[index].pixels for index in ready],
-        seed=seed,
-        val_fraction=val_fraction,
-        partition=partition,
-    )
-    splits: list[str] = [entry.split or "" for entry in entries]
-    for index, split in zip(ready, assigned, strict=True):
-        splits[index] = split
-    return splits, rule
-
-
-def _with_new_ones(splits: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """Readable images that the earlier run did not know are trained on."""
-    new = ["train" if record.verdict == OK else "" for record in records]
-    return [split or other for split, other in zip(splits, new, strict=True)]
-
-
-def _splits_of(expected: Manifest, entries: Sequence[Entry], partition: Partition) -> list[str]:
-    """The splits of an earlier run, by path; where the source now contradicts one, what the source says.
-
-    A run with folds or bags parted train and val in its own way: the source contradicts a test split only.
-    """
-    before = by_path(expected.samples)
-    splits = []
-    for key, entry in by_path(entries).items():
-        was = before[key].split if key in before else (entry.split or "")
-        drawn = was == "val" and entry.split == "train"  # val was taken from train
-        drawn |= not partition.plain and key in before and "test" not in (was, entry.split)
-        splits.append(was if entry.split in (None, was) or drawn else entry.split)
-    return splits
 
 
 # Evaluation

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from convworks import durable
 from convworks.data.sources import Entry, Ignored, shown
@@ -31,8 +31,7 @@ _HEADER = ("name", "location", "kind", "layout", "classes", "ignored", "warnings
 _HEX = re.compile(r"(?:[0-9a-f]{64})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One image: where it lies, what it is called, and what was found when it was read."""
 
     path: str  # relative, with forward slashes

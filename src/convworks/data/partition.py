@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convworks import randomness
-from convworks.data.manifest import Sample
-from convworks.data.sources import shown
+from convworks.data.cache import Record
+from convworks.data.manifest import OK, Manifest, Sample, by_path
+from convworks.data.sources import Entry, shown
 from convworks.data.splits import assign_splits
 from convworks.errors import ConvworksError
 
@@ -227,3 +228,65 @@ def _require_pictures(labels: Sequence[str], groups: Sequence[Hashable]) -> None
             why="each part needs pictures to train on that it does not validate with",
             try_=f"add pictures of '{shown(poor[0])}', or move the class out of the data",
         )
+
+
+# The splits of a source
+
+
+def new_splits(
+    entries: Sequence[Entry],
+    records: Sequence[Record] | None,
+    seed: int,
+    val_fraction: float,
+    partition: Partition,
+    without_records: tuple[list[str], str] | None = None,
+) -> tuple[list[str], str]:
+    """The split of every entry, "" for the unreadable ones of a source without splits; and the rule.
+
+    Without records all images are taken to be readable and different. What that gave is the answer where they
+    are, so that nothing is placed twice.
+    """
+    if records is None and partition.bag is not None:
+        partition = WHOLE  # a bag's draws depend on which pictures are copies
+    if records is not None and without_records is not None and partition.bag is None and _all_differ(records):
+        return without_records
+    ready = [i for i in range(len(entries)) if records is None or records[i].verdict == OK]
+    assigned, rule = assign(
+        [entries[index].split for index in ready],
+        [entries[index].label or "" for index in ready],
+        [index if records is None else records[index].pixels for index in ready],
+        seed=seed,
+        val_fraction=val_fraction,
+        partition=partition,
+    )
+    splits: list[str] = [entry.split or "" for entry in entries]
+    for index, split in zip(ready, assigned, strict=True):
+        splits[index] = split
+    return splits, rule
+
+
+def with_new_ones(splits: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """Readable images that the earlier run did not know are trained on."""
+    new = ["train" if record.verdict == OK else "" for record in records]
+    return [split or other for split, other in zip(splits, new, strict=True)]
+
+
+def splits_as_before(expected: Manifest, entries: Sequence[Entry], partition: Partition) -> list[str]:
+    """The splits of an earlier run, by path; where the source now contradicts one, what the source says.
+
+    A run with folds or bags parted train and val in its own way: the source contradicts a test split only.
+    """
+    before = by_path(expected.samples)
+    splits = []
+    for key, entry in by_path(entries).items():
+        was = before[key].split if key in before else (entry.split or "")
+        drawn = was == "val" and entry.split == "train"  # val was taken from train
+        drawn |= not partition.plain and key in before and "test" not in (was, entry.split)
+        splits.append(was if entry.split in (None, was) or drawn else entry.split)
+    return splits
+
+
+def _all_differ(records: Sequence[Record]) -> bool:
+    """Whether all images are readable, and none is a copy of another."""
+    pictures = {record.pixels for record in records if record.verdict == OK}
+    return len(pictures) == len(records)

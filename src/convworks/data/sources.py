@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ _SUFFIXES = (*COMPRESSED_TARS, ".tar", ".zip", ".npz", *TABLES)
 _DIGITS = re.compile(r"([0-9]{1,1000})")  # int() refuses more than 4,300 digits
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One image: its posix path inside the location (bytes that are not UTF-8 as surrogate escapes)."""
 
     path: str

@@ -220,17 +220,27 @@ def duplicate_groups(samples: Sequence[Sample]) -> list[list[int]]:
 
 def label_conflicts(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Pairs of indices: one picture under two labels, each pair of labels once for each picture."""
-    return _pairs(samples, lambda sample: sample.label or "")
+    return _conflicts(samples, duplicate_groups(samples))
 
 
 def leaks(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """Pairs of indices: one picture in two splits, each pair of splits once for each picture."""
-    return _pairs(samples, lambda sample: sample.split)
+    return _leaks(samples, duplicate_groups(samples))
 
 
-def _pairs(samples: Sequence[Sample], value: Callable[[Sample], str]) -> list[tuple[int, int]]:
+def _conflicts(samples: Sequence[Sample], groups: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    return _pairs(samples, groups, lambda sample: sample.label or "")
+
+
+def _leaks(samples: Sequence[Sample], groups: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    return _pairs(samples, groups, lambda sample: sample.split)
+
+
+def _pairs(
+    samples: Sequence[Sample], groups: Iterable[Sequence[int]], value: Callable[[Sample], str]
+) -> list[tuple[int, int]]:
     found = []
-    for group in duplicate_groups(samples):
+    for group in groups:
         first: dict[str, int] = {}
         for index in group:
             first.setdefault(value(samples[index]), index)
@@ -252,10 +262,10 @@ def split_warnings(samples: Sequence[Sample]) -> list[str]:
 
 def picture_warnings(samples: Sequence[Sample]) -> list[str]:
     """What a reader of the results must know about copies: leaks between splits and conflicting labels."""
-    found = []
-    if pairs := label_conflicts(samples):
+    found, groups = [], duplicate_groups(samples)
+    if pairs := _conflicts(samples, groups):
         found.append(f"same picture, two labels: {_listed(samples, pairs)}")
-    if pairs := leaks(samples):
+    if pairs := _leaks(samples, groups):
         found.append(f"leak: the same picture in two splits: {_listed(samples, pairs)}")
     return found
 

@@ -23,6 +23,7 @@ from convworks.data.preprocess import Geometry, Preprocess
 from convworks.data.sources import Source, open_source
 from convworks.data.store import Probe, probe
 from convworks.errors import ConvworksError
+from convworks.garbage import no_search_for_cycles
 from convworks.randomness import derive_seed
 from convworks.recipes.recipe import AugmentSpec, Recipe
 from convworks.training.ema import WeightAverage
@@ -186,7 +187,7 @@ def prepare_data(
     are not the expected ones.
     """
     start = time.perf_counter()
-    with request.open() as source:
+    with no_search_for_cycles(), request.open() as source:
         dataset = build_dataset(
             source,
             geometry=geometry or choose_geometry(recipe, probe(source)),
