@@ -124,7 +124,9 @@ def test_a_pass_that_fails_leaves_none_either() -> None:
 def test_each_shape_is_measured_once_for_each_way(both: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pairs: list[float] = []
 
-    def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
+    def ratio(
+        first: Callable[[], float], second: Callable[[], float], *, seconds: float, margin: float
+    ) -> float:
         assert first() > 0
         assert second() > 0
         pairs.append(seconds)

@@ -107,7 +107,9 @@ def test_layers_and_then_the_whole_step_must_be_faster(
     monkeypatch.setattr(own_convolutions, "gains", lambda *a: single)
     compared: list[float] = []
 
-    def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
+    def ratio(
+        first: Callable[[], float], second: Callable[[], float], *, seconds: float, margin: float
+    ) -> float:
         compared.extend((first(), second()))
         return whole
 
@@ -140,7 +142,9 @@ def test_both_in_one_step(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(own_convolutions, "gains", lambda *a: single)
     pairs: list[tuple[int, int]] = []
 
-    def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
+    def ratio(
+        first: Callable[[], float], second: Callable[[], float], *, seconds: float, margin: float
+    ) -> float:
         for step in (first, second):
             called.clear()
             step()

@@ -59,7 +59,7 @@ def decide(
     monkeypatch.setattr(own_convolutions, "gains", lambda *a: {"first": {"amx": 2.0}})
     spent: list[float] = []
 
-    def ratio(first: Candidate, second: Candidate, *, seconds: float) -> float:
+    def ratio(first: Candidate, second: Candidate, *, seconds: float, margin: float) -> float:
         assert first is winner
         spent.append(seconds)
         return speeds[second.threads]

@@ -134,6 +134,81 @@ def test_a_slow_step_is_measured_on_a_part_of_the_batch(
     assert trainee.timer(candidate)() == pytest.approx(images * seconds_each)
 
 
+def trainee_of(network: nn.Module, images: int) -> Trainee:
+    full = Batch(x=torch.randn(images, 1, 8, 8), y=torch.arange(images) % 3, rows=np.arange(images))
+    return Trainee(
+        network, lambda trained: make_optimizer("sgd", trained, lr=0.1), full, StepSettings(seed=0, lr=0.1)
+    )
+
+
+class Costly(nn.Module):
+    """A step costs `fixed` seconds and more for each image; some steps are disturbed."""
+
+    def __init__(
+        self, now: list[float], *, fixed: float, each: float, disturbed: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+        self.now, self.fixed, self.each, self.disturbed, self.steps = now, fixed, each, disturbed, 0
+
+    def __deepcopy__(self, memo: object) -> Costly:
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        self.now[0] += (self.fixed + self.each * len(x)) * (10 if self.steps in self.disturbed else 1)
+        return self.linear(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "each", "disturbed", "least", "most"),
+    [
+        (0.1, 0.002, (), 70, 100),  # of few images what a step costs anyway is most
+        (0.0, 0.003, (2,), 90, 101),  # the step that is timed first takes ten times as long
+        (0.0, 0.003, (3, 4, 5, 8), 90, 101),
+        (0.0, 0.0019, (), 200, 200),  # nearly all of them are all
+        (0.5, 0.1, (), 4, 4),
+    ],
+)
+def test_a_part_is_as_large_as_can_be_afforded(
+    fixed: float,
+    each: float,
+    disturbed: tuple[int, ...],
+    least: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
+    trainee = trainee_of(Costly(now, fixed=fixed, each=each, disturbed=disturbed), images=200)
+    trainee.shorten(Candidate(planner.Numerics("fp32", "contiguous", "cpu"), 1))
+    assert least <= trainee.share * 200 <= most
+    assert now[0] < 40 * step_timing.LONG
+
+
+@pytest.mark.parametrize("margin", [None, 1.02])
+@pytest.mark.parametrize("gains", [(1.5,), (0.8,), (1.5, 0.7)], ids=str)
+def test_a_comparison_goes_on_while_its_answer_is_not_clear(
+    margin: float | None, gains: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, pairs = [0.0], [0]
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
+
+    def first() -> float:
+        pairs[0] += 1
+        now[0] += 0.1
+        return gains[pairs[0] % len(gains)]
+
+    def second() -> float:
+        now[0] += 0.1
+        return 1.0
+
+    found = step_timing.ratio(first, second, seconds=2.0, margin=margin)
+    assert found == pytest.approx(np.median(gains), abs=0.41)
+    unclear = margin is not None and len(gains) > 1
+    assert pairs[0] == pytest.approx(31 if unclear else 11, abs=1)  # the first pair does not count
+
+
 def test_a_plan_from_a_part_tells_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])

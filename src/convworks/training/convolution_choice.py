@@ -136,7 +136,8 @@ def gains(
 def _gain(layer: Layer, met: Met, numerics: Numerics, way: str) -> float:
     x = _maps(met, numerics)
     direct, other = _twin(layer), _twin(layer, way)
-    return ratio(_timer(direct, x, numerics), _timer(other, x, numerics), seconds=SHORTEST)
+    (margin,) = (each.margin for each in WAYS if each.name == way)
+    return ratio(_timer(direct, x, numerics), _timer(other, x, numerics), seconds=SHORTEST, margin=margin)
 
 
 def convolutions_of(network: nn.Module, names: Collection[str]) -> tuple[str, ...]:

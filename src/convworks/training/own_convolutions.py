@@ -137,7 +137,8 @@ class Stage:
         return found
 
     def _gain(self, twin: Candidate, seconds: float) -> float:
-        return ratio(self.trainee.timer(self.winner), self.trainee.timer(twin), seconds=seconds)
+        first, second = self.trainee.timer(self.winner), self.trainee.timer(twin)
+        return ratio(first, second, seconds=seconds, margin=self._margin(twin))
 
     def _margin(self, twin: Candidate) -> float:
         same = twin.numerics.precision == self.winner.numerics.precision

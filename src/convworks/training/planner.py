@@ -295,7 +295,7 @@ def _try_fused(
     if missing:
         return chosen, f"fused kernels: no, {missing}"
     twin = replace(beside[0], fused=True)
-    gain = ratio(trainee.timer(chosen), trainee.timer(twin), seconds=seconds)
+    gain = ratio(trainee.timer(chosen), trainee.timer(twin), seconds=seconds, margin=OWN_MARGIN)
     taken[twin.name] = taken[chosen.name] / gain  # both were measured in the same moment
     if gain >= OWN_MARGIN:
         return twin, f"fused kernels: yes, {gain:.2f}x as fast as torch's operators here"

@@ -7,9 +7,10 @@ part of it is measured: seconds for an image tell the same, and many short steps
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,10 @@ BF16_MARGIN = 1.05  # bf16 must be this much faster than fp32
 OWN_MARGIN = 1.02  # a step with kernels of ours must be this much faster than with torch's operators
 LONG = 0.3  # seconds: a step that takes longer is measured on a part of the batch
 FEWEST = 4  # images of a part
+WORTH_MORE = 1.5  # times the images: then a larger part is tried
+NEARLY_ALL = 0.75  # of a batch: then the whole of it is measured
 ROUNDS = 3
+PATIENCE = 3.0  # times the seconds that a comparison may take where its answer is not clear
 _WORTH_ANOTHER = 1.5  # times the best: slower ones are not measured again
 _HOPELESS = 2.5  # times the best, in the very first step, which allocates: that one counts, and is the last
 SETTLES = 0.25  # seconds: a longer step does not feel that its optimizer began anew
@@ -78,17 +82,20 @@ class Trainee:
     def shorten(self, candidate: Candidate, *, seconds: float = LONG) -> None:
         """Measure a part of the batch from now on, where a step of the whole of it takes longer than that.
 
-        A step is timed on a few images first, so that a large network does not wait for a whole batch. Every
-        part that accumulation makes of the batch keeps some.
+        A step is timed on a few images first, so that a large network does not wait for a whole batch, and
+        on more while more can be afforded: few images take longer each, and their maps may fit into a cache
+        that those of many would not. Every part that accumulation makes of the batch keeps some.
         """
         whole, count = self._batch, FEWEST * self._settings.accumulate
-        if count >= len(whole.y):
-            return
-        self._batch = first_images(whole, count)
         one_step = self.timer(candidate)
-        one_step()  # allocates
-        affordable = int(count * seconds / one_step())
-        count = min(max(affordable, count), len(whole.y))
+        while count < len(whole.y):
+            self._batch, self._form = first_images(whole, count), None
+            affordable = int(count * seconds / _settled(one_step, seconds=seconds))
+            if affordable < WORTH_MORE * count:
+                count = max(affordable, count)
+                break
+            count = affordable
+        count = len(whole.y) if count > NEARLY_ALL * len(whole.y) else count
         self._batch = whole if count == len(whole.y) else first_images(whole, count)
         self.share, self._form = count / len(whole.y), None
 
@@ -184,16 +191,43 @@ def measure(timers: Mapping[str, Callable[[], float]], *, seconds: float) -> dic
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def ratio(first: Callable[[], float], second: Callable[[], float], *, seconds: float) -> float:
-    """How many times as fast the second is: the median over pairs of steps, in changing order."""
+def ratio(
+    first: Callable[[], float], second: Callable[[], float], *, seconds: float, margin: float | None = None
+) -> float:
+    """How many times as fast the second is: the median over pairs of steps, in changing order.
+
+    Where a margin decides and the pairs do not tell on which side of it the median is, on a machine with
+    other work, they go on for some time.
+    """
     first(), second()
     found: list[float] = []
     begun = time.perf_counter()
-    while len(found) < ROUNDS or (time.perf_counter() - begun < seconds and len(found) < 200):
+
+    def goes_on() -> bool:
+        passed = time.perf_counter() - begun
+        open_ = margin is not None and passed < PATIENCE * seconds and not _is_clear(found, margin)
+        return len(found) < ROUNDS or ((passed < seconds or open_) and len(found) < 200)
+
+    while goes_on():
         order = (second, first) if len(found) % 2 else (first, second)
         taken = {each: each() for each in order}
         found.append(taken[first] / taken[second])
     return statistics.median(found)
+
+
+def _is_clear(found: Sequence[float], margin: float) -> bool:
+    """Whether the median lies on one side of the margin with a probability of 95 %, by order statistics."""
+    below, count = sum(each < margin for each in found), len(found)
+    return abs(2 * below - count) > 2 * math.sqrt(count)
+
+
+def _settled(one_step: Callable[[], float], *, seconds: float) -> float:
+    """Seconds of a step, the shortest of a few: the first ones allocate, and others may be disturbed."""
+    one_step()
+    taken = [one_step()]
+    while len(taken) < ROUNDS and sum(taken) < seconds:
+        taken.append(one_step())
+    return min(taken)
 
 
 def first_images(batch: Batch, count: int) -> Batch:
