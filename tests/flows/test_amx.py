@@ -58,6 +58,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     )
     monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 1.5)
     monkeypatch.setattr(planner, "_try_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
+    monkeypatch.setattr(planner, "_with_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
     return kernels
 
 

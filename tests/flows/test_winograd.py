@@ -52,6 +52,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     )
     monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 1.5)
     monkeypatch.setattr(planner, "_try_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
+    monkeypatch.setattr(planner, "_with_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
     called: list[str] = []
     for name in ("winograd_convolution", "winograd_weight_gradient"):
         real = getattr(library, name)

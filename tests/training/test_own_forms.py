@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor, nn
 
 from convworks.ops.native import library
-from convworks.training import own_convolutions, planner
+from convworks.training import convolution_choice, own_convolutions, planner
 from convworks.training.loop import Numerics
 from convworks.training.own_convolutions import Result, Stage
 from convworks.training.step_timing import BF16_MARGIN, OWN_MARGIN, Candidate, Trainee
@@ -190,6 +190,7 @@ def test_a_plan_says_why_its_form_overtook(amx: None, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(planner, "_try_forms", only_ours)
     monkeypatch.setattr(planner, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(Trainee, "shorten", lambda *_: None)  # other work does not matter
     monkeypatch.setattr(own_convolutions, "gains", lambda *a: {"first": {"amx": 2.0}})
     monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 1.8)
     found = plan(precision="auto", threads=0)
@@ -215,3 +216,37 @@ def test_a_plan_says_that_the_form_that_overtook_is_fused(amx: None, monkeypatch
     assert found.fused
     assert found.reasons[1] == "fused kernels: yes, beside the layers of our own"
     assert found.reasons[0].startswith("because; ")
+
+
+def with_something_fused() -> nn.Module:
+    maps = nn.Unflatten(1, (3, 1, 1))
+    return nn.Sequential(network(), maps, nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())
+
+
+@pytest.mark.parametrize(("again", "fused"), [(1.3, True), (1.01, False)])
+def test_fused_kernels_are_tried_again_beside_the_layers_of_our_own(
+    amx: None, again: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = iter((0.86, again))
+    monkeypatch.setattr(planner, "ratio", lambda *a, **k: next(pairs))
+    monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 1.5)
+    monkeypatch.setattr(convolution_choice, "ratio", lambda *a, **k: 2.0)
+    found = plan(with_something_fused())
+    assert found.fused is fused
+    assert found.amx or found.winograd
+    yes = "yes" if fused else "no"
+    assert reason(found, "fused kernels: ") == f"{yes}, {again:.2f}x as fast as torch's operators here"
+    assert any(name.startswith("bf16 channels_last 1 threads, fused, ") for name in found.measured)
+    assert next(pairs, None) is None
+
+
+def test_they_are_not_tried_again_where_nothing_of_ours_won(
+    amx: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = iter((0.86,))
+    monkeypatch.setattr(planner, "ratio", lambda *a, **k: next(pairs))
+    monkeypatch.setattr(own_convolutions, "ratio", lambda *a, **k: 0.9)
+    monkeypatch.setattr(convolution_choice, "ratio", lambda *a, **k: 2.0)
+    found = plan(with_something_fused())
+    assert not found.fused
+    assert reason(found, "fused kernels: ").startswith("no, 0.86x")
