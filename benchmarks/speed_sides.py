@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from convworks.machine import HostShare
+
 MB = 2**20
 
 
@@ -50,7 +52,7 @@ def ordinary_loop(case: dict[str, Any], workers: int) -> dict[str, float]:
     from convworks import models
     from convworks.data.sources import open_source
 
-    start = time.perf_counter()
+    start, host = time.perf_counter(), HostShare()
     torch.manual_seed(0)
     size, shift = case["size"], case["shift"]
 
@@ -108,7 +110,8 @@ def ordinary_loop(case: dict[str, Any], workers: int) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         seen += len(y)
-    return {"images": seen, "seconds": time.perf_counter() - start, "peak": peak_memory()}
+    seconds = time.perf_counter() - start
+    return {"images": seen, "seconds": seconds, "peak": peak_memory(), "taken_by_host": host.taken()}
 
 
 # --- convworks -----------------------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
     from convworks.runs import Run
     from convworks.training.allocator import keep_pages
 
-    start = time.perf_counter()
+    start, host = time.perf_counter(), HostShare()
     keep_pages()
     recipe = recipe_of(case)
     cache = Path(case["cache"])
@@ -157,7 +160,7 @@ def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
         limit = case["images"] // case["batch"]
         for _ in zip(range(limit), session._steps(), strict=False):
             pass
-    end = time.perf_counter()
+    end, taken = time.perf_counter(), host.taken()
     peak = peak_memory()
     share, ceiling = share_of_ceiling(prepared, recipe, network, plan)
     return {
@@ -169,6 +172,7 @@ def convworks_epoch(case: dict[str, Any]) -> dict[str, Any]:
         "plan": plan.lines(),
         "measured": plan.measured,
         "peak": peak,
+        "taken_by_host": taken,
         "share_of_ceiling": share,
         "ceiling": ceiling,
     }

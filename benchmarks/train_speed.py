@@ -11,6 +11,10 @@ float32, default memory format, default allocator. convworks: as `convworks trai
 hashing every file counted. Its plan is measured once for a machine and remembered; figures are given with and
 without that first measurement. Neither side's validation is counted.
 
+A virtual machine's host gives its processors to others at times. A side that lost more than a twentieth of
+its processors' time so is run again, twice at the most, and the run that lost least is taken; what it lost is
+kept with its figures. The first measurement of a plan is not repeated.
+
 Besides: the share of the ceiling (the step's convolutions, forward and backward in the same precision, as
 torch itself computes them, and nothing else, measured in turn with whole steps; with Winograd's algorithm a
 step can pass it), the peak memory of training ResNet-18 at 224 px with batches of 32, and how much a process
@@ -34,11 +38,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convworks.machine import WORTH_SAYING
 from convworks.threads import spin_briefly
 from speed_sides import MB, convworks_epoch, ordinary_loop, streaming, three_blocks
 
@@ -159,16 +164,32 @@ def write_shapes(folder: Path, *, images: int) -> None:
         (target / f"{number}.jpg").write_bytes(buffer.getvalue())
 
 
-def compare(name: str, case: dict[str, Any], *, quick: bool, amx: bool) -> dict[str, Any]:
-    """Both sides in turns: the loop with 0 and 2 workers, convworks planning and with its plan remembered."""
-    tried = (2,) if quick else (0, 2)
-    loops = {workers: in_fresh_process("loop", case, workers) for workers in tried}
-    first = in_fresh_process("convworks", case)
-    again = {**case, "cache": case["cache"] + "-2"}
+def undisturbed(run: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """What run(0) gives, or run(1) or run(2) where the host took less time away."""
+    found: list[dict[str, Any]] = []
+    while len(found) < 3 and (not found or found[-1]["taken_by_host"] > WORTH_SAYING):
+        found.append(run(len(found)))
+    return min(found, key=lambda each: float(each["taken_by_host"]))
+
+
+def with_remembered_plan(case: dict[str, Any], attempt: int) -> dict[str, Any]:
+    """convworks once more, with nothing of the case's cache but its plan and its kernels."""
+    again = {**case, "cache": f"{case['cache']}-again-{attempt}"}
     for part in ("plans", "kernels"):
         if (Path(case["cache"]) / part).is_dir():
             shutil.copytree(Path(case["cache"]) / part, Path(again["cache"]) / part)
-    remembered = in_fresh_process("convworks", again)
+    return in_fresh_process("convworks", again)
+
+
+def compare(name: str, case: dict[str, Any], *, quick: bool, amx: bool) -> dict[str, Any]:
+    """Both sides in turns: the loop with 0 and 2 workers, convworks planning and with its plan remembered."""
+    tried = (2,) if quick else (0, 2)
+    loops = {
+        workers: undisturbed(lambda _, workers=workers: in_fresh_process("loop", case, workers))
+        for workers in tried
+    }
+    first = in_fresh_process("convworks", case)
+    remembered = undisturbed(lambda attempt: with_remembered_plan(case, attempt))
     better = max(loops, key=lambda w: loops[w]["images"] / loops[w]["seconds"])
     loop_rate = loops[better]["images"] / loops[better]["seconds"]
     rates = {
@@ -191,10 +212,13 @@ def compare(name: str, case: dict[str, Any], *, quick: bool, amx: bool) -> dict[
         print(f"figure {name}_of_ceiling {100 * share:.0f} % target {100 * CEILING[name]:.0f}")
     if name == "caltech_resnet18":
         print(f"figure resnet18_peak_memory {remembered['peak'] / 1e9:.2f} GB target <{PEAK:g}")
+    taken = {"loop": loops[better]["taken_by_host"], "plan_remembered": remembered["taken_by_host"]}
+    print("  taken by the host: " + ", ".join(f"{share:.0%} ({side})" for side, share in taken.items()))
     return {
         "case": {k: v for k, v in case.items() if k not in {"cache", "data"}},
         "loop": {f"workers_{w}": round(r["images"] / r["seconds"], 1) for w, r in loops.items()},
         "convworks": {kind: round(rate, 1) for kind, rate in rates.items()},
+        "taken_by_host": {side: round(share, 3) for side, share in taken.items()},
         "ratio": round(ratio, 3),
         "ratio_epoch_alone": round(rates["epoch_alone"] / loop_rate, 3),
         "ratio_first_time": round(rates["first_time"] / loop_rate, 3),

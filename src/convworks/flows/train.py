@@ -23,11 +23,12 @@ from convworks.flows import pretrained, transfer
 from convworks.flows.announce import environment, what_was_found, what_will_be_done
 from convworks.flows.events import Event, Note, Stopped
 from convworks.flows.feature_store import FeaturesInterruptedError
-from convworks.flows.plan import forget_misled, plan_training, with_kernels
+from convworks.flows.plan import SURE, forget_misled, plan_training, with_kernels
 from convworks.flows.prepare import DataRequest, Prepared, prepare_data, request_from_dict
 from convworks.flows.quantized import finish
 from convworks.flows.session import Session, StopRequest
 from convworks.flows.warning_log import logged
+from convworks.machine import HostShare
 from convworks.ops.autotune import remember_choices
 from convworks.recipes.defaults import adapt_to_size, compliance_of
 from convworks.recipes.recipe import SAFE_KEYS, Recipe
@@ -304,12 +305,15 @@ def _trained(
     session: Session, plan: Plan, cache: Path | None, should_stop: StopRequest
 ) -> Generator[Event, None, bool]:
     """All epochs that are left. Returns True where it was asked to stop."""
-    recipe, start = session.recipe, time.perf_counter()
+    recipe, start, host = session.recipe, time.perf_counter(), HostShare()
     stopped = yield from session.train(should_stop)
+    seconds = time.perf_counter() - start
+    disturbed = host.disturbance("this run trained: it took longer than it needs")
+    if disturbed and seconds >= SURE:
+        yield Note(disturbed)
     rests = recipe.transfer.freeze != "none" or recipe.transfer.unfreeze or recipe.transfer.freeze_after
     if not rests:  # else steps are faster than those that were planned with
         images = (session.position.step - session.first_step) * recipe.batch
-        seconds = time.perf_counter() - start
         said = forget_misled(plan, session.prepared, recipe, images=images, seconds=seconds, cache=cache)
         if said:
             yield Note(said)

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from convworks.data.loader import Batch
 from convworks.errors import ConvworksError
+from convworks.machine import HostShare
 from convworks.training.device import no_such_device
 from convworks.training.loop import Numerics, StepSettings
 from convworks.training.own_convolutions import Stage
@@ -192,7 +193,7 @@ def make_plan(
     tried = candidates(
         device=device, precision=precision, memory_format=memory_format, threads=threads, cpus=cpus
     )
-    threads_before = torch.get_num_threads()
+    threads_before, host = torch.get_num_threads(), HostShare()
     trainee = Trainee(network, make_optimizer, batch, settings)
     trainee.shorten(tried[0])
     wanted = {"winograd": winograd, "amx": amx}
@@ -200,6 +201,7 @@ def make_plan(
     images = round(trainee.share * len(batch.y))
     if images < len(batch.y):
         reason += f", measured with {images} of a batch's {len(batch.y)} images"
+    disturbed = host.disturbance("this was measured")
     torch.set_num_threads(threads_before)
     rate = images / taken[chosen.name]
     return Plan(
@@ -217,6 +219,7 @@ def make_plan(
             f"{reason}; {chosen.threads} of {cpus} processors",
             *reasons,
             f"memory allocator: {allocator}",
+            *([disturbed] if disturbed else []),
         ),
         torch=torch.__version__,
         cpus=cpus,

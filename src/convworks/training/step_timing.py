@@ -2,6 +2,7 @@
 
 Steps are measured in turns, so that a machine that drifts drifts for all. Where a whole batch takes long, a
 part of it is measured: seconds for an image tell the same, and many short steps are surer than few long ones.
+What is measured while the host of a virtual machine gives its processors to others does not count.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from convworks.data.loader import Batch, Mixed
 from convworks.layers.arrangement import arrange, as_torch
 from convworks.layers.fused import fuse
+from convworks.machine import HostShare
 from convworks.training.loop import (
     Numerics,
     StepSettings,
@@ -36,6 +38,8 @@ WORTH_MORE = 1.5  # times the images: then a larger part is tried
 NEARLY_ALL = 0.75  # of a batch: then the whole of it is measured
 ROUNDS = 3
 PATIENCE = 3.0  # times the seconds that a comparison may take where its answer is not clear
+DISTURBED = 0.1  # of the processors' time, taken by the host: then a step is timed again
+MOST_LOST = 4.0  # seconds of such steps; after that they count
 _WORTH_ANOTHER = 1.5  # times the best: slower ones are not measured again
 _HOPELESS = 2.5  # times the best, in the very first step, which allocates: that one counts, and is the last
 SETTLES = 0.25  # seconds: a longer step does not feel that its optimizer began anew
@@ -75,6 +79,7 @@ class Trainee:
         self._form: tuple[str, str] | None = None
         self._arranged: tuple[object, ...] = (False, (), ())
         self._seconds = 0.0  # of the last step
+        self._host, self._lost = HostShare(), 0.0  # seconds of steps that did not count
         self.share = 1.0  # of the batch that is measured
         self.fusible = fuse(self._copy) > 0
         as_torch(self._copy)
@@ -106,10 +111,14 @@ class Trainee:
             torch.set_num_threads(candidate.threads)
             if self._prepare(candidate) and self._seconds < SETTLES:
                 self._step(candidate.numerics)
-            start = time.perf_counter()
-            self._step(candidate.numerics)
-            self._seconds = time.perf_counter() - start
-            return self._seconds
+            self._host.taken()
+            while True:
+                start = time.perf_counter()
+                self._step(candidate.numerics)
+                self._seconds = time.perf_counter() - start
+                if self._host.taken() <= DISTURBED or self._lost >= MOST_LOST:
+                    return self._seconds
+                self._lost += self._seconds
 
         return one_step
 
