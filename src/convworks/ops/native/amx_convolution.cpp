@@ -10,8 +10,10 @@
 // weights' gradient, dy is written down transposed and x in pairs of pixels, for a group of images at a time; a tap is then
 // a shift of x. There are two sorts of pairs, those that begin with even pixels and those that begin with odd ones, so that
 // tiles lie in whole cache lines for every shift: across lines, loading one takes three times as long as multiplying it.
-// Five shifts share a tile of dy. Threads share out the taps and channels. Groups depend on the shape alone and sums run
-// in the order of the pixels: the bits do not depend on the number of threads. The groups of a grouped convolution are
+// Five shifts share a tile of dy. Threads share out slices of the images, each with sums of its own, so that a thread reads
+// only what it has written itself; where the sums are too many for that, the taps and channels. Slices and groups depend on
+// the shape alone and sums run in the order of the pixels: the bits do not depend on the number of threads. The groups of
+// a grouped convolution are
 // computed one after the other. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics guide", AMX-BF16.
 
 #include <algorithm>
@@ -29,6 +31,7 @@ constexpr int64_t kHeavy = 600000;  // bytes of weights that a band drives out o
 constexpr int64_t kGroup = 800000;  // bytes of a group's pairs of pixels, and of its transposed gradient, or more where
 constexpr int64_t kChunk = 500000;  // bytes of a group's pairs that meet all of its gradient, one part after the other
 constexpr int64_t kMostGroup = 3200000;  // the sums, which each group reads and writes, are more
+constexpr int64_t kSums = 2400000, kShare = 2, kFewSlices = 4, kSlices = 16;  // see slices_for; kSums in bytes
 
 struct Window {  // the shape of a convolution, or of one of its groups: then maps have more channels than C and O
   int64_t N, H, W, C, O, rows, columns, stride, top, left, groups, OH, OW;  // rows and columns: of the window
@@ -198,10 +201,17 @@ struct WeightGradient {
   int64_t M = up(take, kSide), O = up(g.O, kSide), image = (g.OH + g.below) * g.across;  // padded outputs of an image
   int64_t beyond = g.below * g.across + spans;  // the largest shift is one less
   int64_t parities = g.below * g.across + spans > 1 ? 2 : 1;
-  int64_t room = std::clamp(g.rows * spans * O * M * 4, kGroup, kMostGroup);
-  int64_t images = std::clamp<int64_t>(room / (image * (phases * parities * M + O)), 1, g.N);
-  int64_t turns = (g.N + images - 1) / images, most = up((g.N + turns - 1) / turns * image, kBlock);  // outputs of a group
+  int64_t sums = g.rows * spans * up(O, kBlock) * M, slices = slices_for(sums * 4);
+  int64_t share = (g.N + slices - 1) / slices, room = std::clamp(g.rows * spans * O * M * 4, kGroup, kMostGroup);
+  int64_t images = std::clamp<int64_t>(room / (image * (phases * parities * M + O)), 1, share);
+  int64_t turns = (share + images - 1) / images, most = up((share + turns - 1) / turns * image, kBlock);  // outputs of a group
   int64_t plane = up(most + beyond, kBlock) * kSide, strip = most * kSide;  // numbers of 16 of x's, and of 16 of dy's
+
+  int64_t slices_for(int64_t bytes) const {  // what summing them up costs is to be little beside what reading the maps does
+    const int64_t maps = g.N * (g.H * g.W * g.CC + g.OH * g.OW * g.OO) * 2;
+    const int64_t affordable = std::min(kSums, maps / kShare) / bytes;
+    return affordable < kFewSlices ? 1 : std::min({affordable, kSlices, g.N});
+  }
 
   // Where the numbers are that belong to the padded outputs from r0 on, of rows of phase f: in the map, in `copies` with
   // zeros outside of it, or zeros.
@@ -297,7 +307,7 @@ struct WeightGradient {
   int64_t chunk = std::clamp<int64_t>(kChunk / (parities * plane * 2 * block / kSide), 1, blocks_m);  // stay in L2 for all o
 
   // Where the numbers of 16 channels lie together in dw, they are summed there.
-  bool in_place = g.stride == 1 && !whole && st[1] == 1 && g.C % kSide == 0 && g.O % kSide == 0;
+  bool in_place = slices == 1 && g.stride == 1 && !whole && st[1] == 1 && g.C % kSide == 0 && g.O % kSide == 0;
   int64_t apart = in_place ? st[0] : M;
 
   void sum(int64_t j, int64_t count, const uint16_t* pairs, const uint16_t* turned, float* du, bool add) const {
@@ -335,29 +345,48 @@ struct WeightGradient {
             const int64_t span = whole ? 0 : column / g.stride, first = (whole ? column : column % g.stride) * g.C;
             const float* from = du + ((row * spans + span) * O + o) * M + first;
             float* to = dw + o * st[0] + row * st[2] + column * st[3];
-            for (int64_t c = 0; c < g.C; c += kLane)
-              store_spread(to + c * st[1], st[1], lanes(g.C - c), _mm512_maskz_loadu_ps(lanes(g.C - c), from + c));
+            for (int64_t c = 0; c < g.C; c += kLane) {
+              V total = _mm512_maskz_loadu_ps(lanes(g.C - c), from + c);
+              for (int64_t s = 1; s < slices; ++s) total += _mm512_maskz_loadu_ps(lanes(g.C - c), from + s * sums + c);
+              store_spread(to + c * st[1], st[1], lanes(g.C - c), total);
+            }
           }
     });
   }
-  void run(int threads) const {
-    Space<uint16_t> pairs(phases * parities * (M / kSide) * plane), turned(O / kSide * strip);
-    Space<float> du(in_place ? kSide : g.rows * spans * up(O, kBlock) * M);
+  struct Packed {  // a group's numbers
+    Space<uint16_t> pairs, turned;
+    explicit Packed(const WeightGradient& w)
+        : pairs(w.phases * w.parities * (w.M / kSide) * w.plane), turned(w.O / kSide * w.strip) {}
+  };
+  void group(int64_t n0, int64_t n1, const Packed& packed, float* du, bool add, int threads) const {
+    const int64_t total = (n1 - n0) * image, blocks = up(total, kBlock) / kBlock;
+    over_blocks(up(blocks * kBlock + beyond, kBlock) / kBlock, threads, [&](int64_t b0, int64_t b1) {
+      Space<uint16_t> copies((kBlock + 1) * up(take, kBlock));
+      for (int64_t b = b0; b < b1; ++b) {
+        pack_pairs(n0, b * kBlock, total, copies, packed.pairs);
+        if (b < blocks) pack_gradient(n0, b * kBlock, total, packed.turned);
+      }
+    });
+    over_blocks(products, threads, [&](int64_t j0, int64_t j1) {
+      const UnitsFor units(2 * kSide);
+      for (int64_t j = j0; j < j1; ++j) sum(j, blocks, packed.pairs, packed.turned, du, add);
+    });
+  }
+  void slice(int64_t s, const Packed& packed, float* du, int threads) const {
+    const int64_t begin = g.N * s / slices, count = g.N * (s + 1) / slices - begin;
     for (int64_t turn = 0; turn < turns; ++turn) {
-      const int64_t n0 = g.N * turn / turns, total = (g.N * (turn + 1) / turns - n0) * image;
-      const int64_t blocks = up(total, kBlock) / kBlock;
-      over_blocks(up(blocks * kBlock + beyond, kBlock) / kBlock, threads, [&](int64_t b0, int64_t b1) {
-        Space<uint16_t> copies((kBlock + 1) * up(take, kBlock));
-        for (int64_t b = b0; b < b1; ++b) {
-          pack_pairs(n0, b * kBlock, total, copies, pairs);
-          if (b < blocks) pack_gradient(n0, b * kBlock, total, turned);
-        }
-      });
-      over_blocks(products, threads, [&](int64_t j0, int64_t j1) {
-        const UnitsFor units(2 * kSide);
-        for (int64_t j = j0; j < j1; ++j) sum(j, blocks, pairs, turned, du, n0 > 0);
-      });
+      const int64_t n0 = begin + count * turn / turns, n1 = begin + count * (turn + 1) / turns;
+      if (n0 < n1) group(n0, n1, packed, du, n0 > begin, threads);
     }
+  }
+  void run(int threads) const {
+    Space<float> du(in_place ? kSide : slices * sums);
+    if (slices == 1) slice(0, Packed(*this), du, threads);
+    else
+      over_blocks(slices, threads, [&](int64_t s0, int64_t s1) {
+        const Packed packed(*this);
+        for (int64_t s = s0; s < s1; ++s) slice(s, packed, du + s * sums, 1);
+      });
     if (!in_place) finish(du, threads);
   }
 };
