@@ -69,6 +69,11 @@ LARGE = [  # or peculiar
     Case(10, 200, 200, (5, 5)),  # several images for one reading of the weights
     Case(9, 128, 16, (20, 20)),  # the gradient meets the maps in several parts, in several groups of images
     Case(6, 48, 32, (9, 9), (5, 5), padding=2),  # more shifts than sums
+    # the gradient of the weights in slices of the images:
+    Case(37, 16, 16, (32, 32)),  # of two or three
+    Case(18, 16, 20, (96, 90), packed=False),  # of one or two, which lie in groups of one
+    Case(64, 6, 16, (14, 14), (5, 5), padding=0),  # a whole run
+    Case(40, 16, 24, (33, 31), stride=2),
 ]
 SMALL = [
     Case(3, 5, 20, (9, 7)),
