@@ -209,6 +209,44 @@ def test_a_comparison_goes_on_while_its_answer_is_not_clear(
     assert pairs[0] == pytest.approx(31 if unclear else 11, abs=1)  # the first pair does not count
 
 
+class Host:
+    """A host that takes processors away while the steps of these numbers run, from 0."""
+
+    def __init__(self, *busy: int) -> None:
+        self.busy, self.asked = busy, -1
+
+    def taken(self) -> float:
+        self.asked += 1  # before a step that is timed, and after each
+        return 0.5 if self.asked - 1 in self.busy else step_timing.DISTURBED
+
+
+@pytest.mark.parametrize(
+    ("busy", "steps"), [((), 1), ((0,), 2), ((0, 1, 2), 4), (tuple(range(100)), 5), ((1,), 1)], ids=str
+)
+def test_a_step_is_timed_again_where_the_host_took_processors_away(
+    busy: tuple[int, ...], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
+    costly = Costly(now, fixed=1.0, each=0.0)
+    trainee = trainee_of(costly, images=4)
+    one_step = trainee.timer(Candidate(planner.Numerics("fp32", "contiguous", "cpu"), 1))
+    one_step()
+    before, trainee._host = costly.steps, Host(*busy)  # type: ignore[assignment]
+    assert one_step() == 1.0
+    assert costly.steps - before == steps
+    assert trainee._lost == pytest.approx(min(steps - 1, step_timing.MOST_LOST))
+
+
+@pytest.mark.parametrize("taken", [0.0, 0.04, 0.37])
+def test_the_plan_says_what_the_host_took(taken: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner.HostShare, "taken", lambda self: taken)
+    reasons = plan(precision="fp32").reasons
+    said = "the host gave 37% of the processors' time to others while this was measured"
+    assert (reasons[-1] == said) == (taken > 0.05)
+    assert sum("the host" in reason for reason in reasons) == (taken > 0.05)
+
+
 def test_a_plan_from_a_part_tells_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(step_timing.time, "perf_counter", lambda: now[0])
