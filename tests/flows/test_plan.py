@@ -18,6 +18,7 @@ from convworks import environment
 from convworks.durable import read_json, to_json
 from convworks.errors import ConvworksError
 from convworks.flows import plan as module
+from convworks.flows import train
 from convworks.flows.events import Note, Will
 from convworks.flows.plan import differences_of, kernels_for, plan_training, with_kernels
 from convworks.flows.plan_report import explore
@@ -319,6 +320,19 @@ def test_a_report_of_everything(
     with pytest.raises(ConvworksError, match="U101"):
         explore(asked.data, unknown)
     run_all(iter(()))
+
+
+@pytest.mark.parametrize(
+    ("sure", "taken", "says"), [(0.0, 0.3, True), (0.0, 0.01, False), (1e9, 0.3, False)], ids=str
+)
+def test_a_long_run_says_what_the_host_took(
+    sure: float, taken: float, says: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "SURE", sure)
+    monkeypatch.setattr(train.HostShare, "taken", lambda self: taken)
+    notes = [event.text for event in train_all(tmp_path, data, **FUSED) if isinstance(event, Note)]
+    said = "the host gave 30% of the processors' time to others while this run trained"
+    assert any(text.startswith(said) for text in notes) == says
 
 
 def test_a_plan_that_was_measured_on_a_busy_machine_is_forgotten(
