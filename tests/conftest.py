@@ -1,4 +1,4 @@
-"""Settings for every test: one compute thread, since tests run side by side, no network, an undisturbed host."""
+"""Settings for every test: one compute thread, as tests run side by side, no network, an undisturbed host."""
 
 from __future__ import annotations
 
