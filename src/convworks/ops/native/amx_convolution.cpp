@@ -13,8 +13,8 @@
 // Five shifts share a tile of dy. Threads share out slices of the images, each with sums of its own, so that a thread reads
 // only what it has written itself; where the sums are too many for that, the taps and channels. Slices and groups depend on
 // the shape alone and sums run in the order of the pixels: the bits do not depend on the number of threads. The groups of
-// a grouped convolution are
-// computed one after the other. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics guide", AMX-BF16.
+// a grouped convolution are computed one after the other. Sources: Chetlur et al. 2014, section 3; Intel, "Intrinsics
+// guide", AMX-BF16.
 
 #include <algorithm>
 #include <cstdint>
@@ -31,7 +31,7 @@ constexpr int64_t kHeavy = 600000;  // bytes of weights that a band drives out o
 constexpr int64_t kGroup = 800000;  // bytes of a group's pairs of pixels, and of its transposed gradient, or more where
 constexpr int64_t kChunk = 500000;  // bytes of a group's pairs that meet all of its gradient, one part after the other
 constexpr int64_t kMostGroup = 3200000;  // the sums, which each group reads and writes, are more
-constexpr int64_t kSums = 2400000, kShare = 2, kFewSlices = 4, kSlices = 16;  // see slices_for; kSums in bytes
+constexpr int64_t kSums = 2400000, kShare = 2, kFewSlices = 4, kSlices = 16;  // slices_for tells; bytes first
 
 struct Window {  // the shape of a convolution, or of one of its groups: then maps have more channels than C and O
   int64_t N, H, W, C, O, rows, columns, stride, top, left, groups, OH, OW;  // rows and columns: of the window
