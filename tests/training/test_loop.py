@@ -218,4 +218,4 @@ def test_average_follows_the_formula() -> None:
 
 
 def test_gradient_norm_without_gradients_is_zero() -> None:
-    assert gradient_norm(nn.Linear(2, 2)) == 0.0
+    assert gradient_norm(nn.Linear(2, 2).parameters()) == 0.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
 from torch import Tensor, nn
 
 from convworks.layers.own_convolution import OwnConv2d, OwnLinear, even_padding, is_torchs
@@ -29,10 +28,9 @@ class AmxConv2d(OwnConv2d):
         if window is not None and half is not None:
             stride, padding = window
             if amx.applies(half, self.weight, stride=stride, padding=padding, groups=self.groups):
-                with torch.autocast("cpu", enabled=False):
-                    return amx.amx_convolution(
-                        half, self.weight, self.bias, stride=stride, padding=padding, groups=self.groups
-                    )
+                return amx.amx_convolution(
+                    half, self.weight, self.bias, stride=stride, padding=padding, groups=self.groups
+                )
         return super().forward(x)
 
 
@@ -43,8 +41,7 @@ class AmxLinear(OwnLinear):
         """(..., C) -> (..., O)."""
         half = self.of_autocast(x)
         if half is not None and amx_linear.applies(half, self.weight, self.bias):
-            with torch.autocast("cpu", enabled=False):
-                return amx_linear.amx_linear(half, self.weight, self.bias)
+            return amx_linear.amx_linear(half, self.weight, self.bias)
         return super().forward(x)
 
 

@@ -8,7 +8,7 @@ Variation enters through values (schedule, loss settings, EMA, accumulation), ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -154,12 +154,13 @@ def _steps(
     numerics: Numerics,
     average: Average | None,
 ) -> Generator[Step]:
+    parameters = list(network.parameters())
     for batch in loader.epoch(position.epoch, start=position.batch):
         lr = settings.lr * schedule(position.step)
         set_learning_rate(optimizer, lr)
         seed_draws(derive_seed(settings.seed, "network", position.step), numerics.device)
         loss, correct, penalty = accumulate_gradients(network, optimizer, batch, settings, numerics)
-        norm = gradient_norm(network)
+        norm = gradient_norm(parameters)
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise NotFiniteError(
                 "the loss" if not np.isfinite(loss) else "the gradient",
@@ -169,7 +170,7 @@ def _steps(
                 layer=first_bad_layer(network, batch.x, numerics),
             )
         if settings.clip_norm is not None and norm > settings.clip_norm:
-            scale_gradients(network, settings.clip_norm / norm)
+            scale_gradients(parameters, settings.clip_norm / norm)
         optimizer.step()
         settings.regularizers.project_(network, optimizer)
         if average is not None:
@@ -214,7 +215,7 @@ def accumulate_gradients(
     Penalties are added once for the batch. Batch normalisation sees a part at a time, so with it the sum is
     not exactly the big batch's.
     """
-    optimizer.zero_grad(set_to_none=True)
+    drop_gradients(optimizer)
     wanted, parts = settings.regularizers, min(settings.accumulate, len(batch.y))
     normaliser = batch_normaliser(batch.y, settings.class_weights, batch.mixed)
     total, correct, penalty = 0.0, 0, 0.0
@@ -246,6 +247,13 @@ def accumulate_gradients(
     if wanted.stochastic_depth:
         _zero_for_skipped(network)
     return Accumulated(total, correct, penalty + wanted.add_weight_gradients_(network))
+
+
+def drop_gradients(optimizer: Optimizer) -> None:
+    """As `optimizer.zero_grad(set_to_none=True)`, without its bookkeeping, which small networks feel."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 @torch.no_grad()
@@ -303,17 +311,17 @@ def summed_loss(
     )
 
 
-def gradient_norm(network: nn.Module) -> float:
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Euclidean norm over all gradients, in float32."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
     return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
 
 
 @torch.no_grad()
-def scale_gradients(network: nn.Module, factor: float) -> None:
-    torch._foreach_mul_([p.grad for p in network.parameters() if p.grad is not None], factor)
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
 
 
 @torch.no_grad()

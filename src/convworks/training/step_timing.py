@@ -136,7 +136,7 @@ class Trainee:
 
     def _step(self, numerics: Numerics) -> None:
         accumulate_gradients(self._copy, self._optimizer, self._ready, self._settings, numerics)
-        gradient_norm(self._copy)
+        gradient_norm(self._parameters)
         self._optimizer.step()
         if numerics.device.startswith("cuda"):
             torch.cuda.synchronize()
@@ -153,7 +153,7 @@ class Trainee:
         self._form = (numerics.device, numerics.memory_format)
         layout = numerics.torch_memory_format
         self._copy.to(numerics.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self._optimizer = self._make_optimizer(self._copy)
+        self._optimizer, self._parameters = self._make_optimizer(self._copy), list(self._copy.parameters())
         batch = self._batch
         x = batch.x.to(numerics.device).contiguous(memory_format=layout)
         self._ready = Batch(x, batch.y.to(numerics.device), batch.rows, batch.mixed)

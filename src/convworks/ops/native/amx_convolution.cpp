@@ -93,7 +93,7 @@ void padded_row(const Window& g, const uint16_t* x, int64_t n, int64_t h, uint16
   std::memset(to + (g.left + inside) * g.C, 0, size_t(after * g.C) * 2);
 }
 
-struct Results {  // 32 x 32 sums, of the outputs from number q of a band on, to y
+struct Results {  // the sums of 32 outputs, from number q of a band on, and of 32 channels to y
   const Window& g;
   const float* bias;
   uint16_t* y;  // of the band's first image
@@ -102,8 +102,9 @@ struct Results {  // 32 x 32 sums, of the outputs from number q of a band on, to
 
   void put(const float* sums, int64_t image, int64_t q, int64_t o) const {
     const int64_t left = g.O - o;
+    if (left <= kSide) { put_few(sums, image, q, o); return; }
     const V low = bias ? _mm512_maskz_loadu_ps(lanes(left), bias + o) : all(0.0f);
-    const V high = bias && left > kLane ? _mm512_maskz_loadu_ps(lanes(left - kLane), bias + o + kLane) : all(0.0f);
+    const V high = bias ? _mm512_maskz_loadu_ps(lanes(left - kLane), bias + o + kLane) : all(0.0f);
     int64_t row = q / g.across, column = q % g.across;
     for (int64_t i = 0; i < kBlock && row < rows; ++i, sums += kBlock) {
       if (column < g.OW) {
@@ -114,6 +115,22 @@ struct Results {  // 32 x 32 sums, of the outputs from number q of a band on, to
         else _mm512_mask_storeu_epi16(to, (1u << left) - 1u, both);
       }
       if (++column == g.across) column = 0, ++row;
+    }
+  }
+  void put_few(const float* sums, int64_t image, int64_t q, int64_t o) const {  // of 16 channels, or fewer
+    const __mmask16 of = lanes(g.O - o);
+    const V own = bias ? _mm512_maskz_loadu_ps(of, bias + o) : all(0.0f);
+    const bool together = g.O == kSide && g.OO == kSide;  // the numbers of two outputs in a row
+    int64_t row = q / g.across, column = q % g.across;
+    for (int64_t i = 0; i < kBlock && row < rows; ++row, column = 0) {
+      const int64_t run = std::min(kBlock - i, g.across - column), inside = std::min(run, g.OW - column);
+      uint16_t* to = y + ((image * g.OH + row) * g.OW + column) * g.OO + o;
+      int64_t k = 0;
+      for (; together && k + 1 < inside; k += 2, sums += 2 * kBlock, to += kBlock)
+        _mm512_storeu_si512(to, halves(_mm512_load_ps(sums) + own, _mm512_load_ps(sums + kBlock) + own));
+      for (; k < inside; ++k, sums += kBlock, to += g.OO)
+        _mm256_mask_storeu_epi16(to, of, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(sums) + own));
+      sums += (run - k) * kBlock, i += run;
     }
   }
 };
@@ -204,7 +221,7 @@ struct WeightGradient {
   int64_t sums = g.rows * spans * up(O, kBlock) * M, slices = slices_for(sums * 4);
   int64_t share = (g.N + slices - 1) / slices, room = std::clamp(g.rows * spans * O * M * 4, kGroup, kMostGroup);
   int64_t images = std::clamp<int64_t>(room / (image * (phases * parities * M + O)), 1, share);
-  int64_t turns = (share + images - 1) / images, most = up((share + turns - 1) / turns * image, kBlock);  // outputs of a group
+  int64_t turns = (share + images - 1) / images, most = up((share + turns - 1) / turns * image, kBlock);  // of a group
   int64_t plane = up(most + beyond, kBlock) * kSide, strip = most * kSide;  // numbers of 16 of x's, and of 16 of dy's
 
   int64_t slices_for(int64_t bytes) const {  // what summing them up costs is to be little beside what reading the maps does
