@@ -31,7 +31,7 @@ constexpr int64_t kHeavy = 600000;  // bytes of weights that a band drives out o
 constexpr int64_t kGroup = 800000;  // bytes of a group's pairs of pixels, and of its transposed gradient, or more where
 constexpr int64_t kChunk = 500000;  // bytes of a group's pairs that meet all of its gradient, one part after the other
 constexpr int64_t kMostGroup = 3200000;  // the sums, which each group reads and writes, are more
-constexpr int64_t kSums = 2400000, kShare = 2, kFewSlices = 4, kSlices = 16;  // slices_for tells; bytes first
+constexpr int64_t kSums = 2400000, kShare = 2, kFewSlices = 4, kSlices = 16;  // see slices_for; the first in bytes
 
 struct Window {  // the shape of a convolution, or of one of its groups: then maps have more channels than C and O
   int64_t N, H, W, C, O, rows, columns, stride, top, left, groups, OH, OW;  // rows and columns: of the window
