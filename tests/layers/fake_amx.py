@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.utils._python_dispatch import _disable_current_modes
 
-from convworks.ops.native import library, linear
+from convworks.ops.native import convolutions, library, linear
 
 
 @contextmanager
@@ -44,10 +44,13 @@ def fake_amx(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool] = la
         with _unseen():
             y.copy_(F.conv2d(x.float(), _rounded(weight), bias, stride, padding, 1, groups))
 
-    def input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1) -> None:
+    def input_gradient(
+        dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1, add: Tensor | None = None
+    ) -> None:
         called.append("input")
         with _unseen():
-            dx.copy_(conv2d_input(dx.shape, _rounded(weight), dy.float(), 1, padding, 1, groups))
+            through = conv2d_input(dx.shape, _rounded(weight), dy.float(), 1, padding, 1, groups)
+            dx.copy_(through if add is None else through + add.float())
 
     def weight_gradient(
         x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int, groups: int = 1
@@ -82,11 +85,11 @@ def fake_amx(monkeypatch: pytest.MonkeyPatch, available: Callable[[], bool] = la
             return linear.Gradients(dx, dw, dy.float().sum(0) if wanted[2] else None)
 
     monkeypatch.setattr(library, "amx_available", available)
-    monkeypatch.setattr(library, "amx_forward", forward)
-    monkeypatch.setattr(library, "amx_input_gradient", input_gradient)
-    monkeypatch.setattr(library, "amx_weight_gradient", weight_gradient)
-    monkeypatch.setattr(library, "few_forward", forward)
-    monkeypatch.setattr(library, "few_weight_gradient", few_weight_gradient)
+    monkeypatch.setattr(convolutions, "amx_forward", forward)
+    monkeypatch.setattr(convolutions, "amx_input_gradient", input_gradient)
+    monkeypatch.setattr(convolutions, "amx_weight_gradient", weight_gradient)
+    monkeypatch.setattr(convolutions, "few_forward", forward)
+    monkeypatch.setattr(convolutions, "few_weight_gradient", few_weight_gradient)
     monkeypatch.setattr(library, "channel_sums", channel_sums)
     monkeypatch.setattr(linear, "forward", dense)
     monkeypatch.setattr(linear, "backward", dense_back)

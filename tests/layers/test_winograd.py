@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convworks.layers.winograd import WinogradConv2d, padding_of, suitable, use_winograd, without_winograd
 from convworks.ops import fast_winograd
-from convworks.ops.native import library
+from convworks.ops.native import convolutions
 from tests.layers.trial import images, run
 from tests.ops.native.kernels import with_winograd
 
@@ -112,9 +112,9 @@ def test_there_and_back() -> None:
 def test_training_is_by_winograd_and_nearly_the_same(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = network(), images()
     called: list[int] = []
-    real = library.winograd_convolution
+    real = convolutions.winograd_convolution
     monkeypatch.setattr(
-        library,
+        convolutions,
         "winograd_convolution",
         lambda *a, padding, **k: called.append(padding) or real(*a, padding=padding, **k),
     )

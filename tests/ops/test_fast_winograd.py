@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convworks.ops import fast_winograd
 from convworks.ops.fast_winograd import applies, winograd_convolution
-from convworks.ops.native import library
+from convworks.ops.native import convolutions, library
 from tests.ops.native.kernels import with_winograd
 
 Array = NDArray[np.float64]
@@ -264,9 +264,9 @@ def test_only_gradients_that_are_wanted_are_computed(
 ) -> None:
     called: list[str] = []
     for name in ("winograd_convolution", "winograd_weight_gradient", "amx_weight_gradient"):
-        real = getattr(library, name)
+        real = getattr(convolutions, name)
         monkeypatch.setattr(
-            library, name, lambda *a, name=name, real=real, **k: called.append(name) or real(*a, **k)
+            convolutions, name, lambda *a, name=name, real=real, **k: called.append(name) or real(*a, **k)
         )
     *leaves, dy = (each for each in sample(1, 4, 5, (6, 6), 1) if each is not None)
     for each in wanted:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from convworks.ops import amx_convolution as module
-from convworks.ops.native import library
+from convworks.ops.native import convolutions, library
 from tests.ops import test_amx_convolution as amx
 from tests.ops.native.kernels import with_amx
 from tests.ops.test_amx_convolution import Case, bits, computed, definition, require_close, sample
@@ -139,8 +139,8 @@ def test_nothing_is_written_around_the_results(case: Case) -> None:
         room = torch.full((like.numel() + 256,), 7.0, dtype=like.dtype)
         around[name] = (room, room.as_strided(like.size(), like.stride(), 128))
     y, dw, db = (around[name][1] for name in ("y", "dw", "db"))
-    library.few_forward(x, w, b, y, stride=case.stride, padding=case.padding)
-    library.few_weight_gradient(x, dy, dw, db, stride=case.stride, padding=case.padding)
+    convolutions.few_forward(x, w, b, y, stride=case.stride, padding=case.padding)
+    convolutions.few_weight_gradient(x, dy, dw, db, stride=case.stride, padding=case.padding)
     for name, (room, _) in around.items():
         assert bool((room[:128] == 7).all()), name
         assert bool((room[-128:] == 7).all()), name
@@ -168,7 +168,7 @@ def test_which_kernels_work(case: Case, forward: str, backward: str, monkeypatch
         monkeypatch.setattr(module, name, original)
     allowed = {forward, backward}
     for name in {"few_forward", "amx_forward", "few_weight_gradient", "amx_weight_gradient"} - allowed:
-        monkeypatch.setattr(library, name, None)
+        monkeypatch.setattr(convolutions, name, None)
     require_close(case)
 
 

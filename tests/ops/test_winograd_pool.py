@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convworks.ops.fast_winograd import output_size, winograd_convolution, winograd_convolution_pool
-from convworks.ops.native import library
+from convworks.ops.native import convolutions
 from tests.ops.native.kernels import with_winograd
 from tests.ops.test_fast_winograd import LIMIT, definition, sample
 
@@ -35,8 +35,8 @@ def places(x: Tensor, w: Tensor, b: Tensor | None, padding: int) -> tuple[Tensor
         (x.shape[0], w.shape[0], height, width), dtype=torch.bfloat16, memory_format=torch.channels_last
     )
     place = torch.empty_like(y, dtype=torch.uint8)
-    made = library.winograd_kernels(w, flip=False)
-    library.winograd_convolution(x, made, b, y, padding=padding, place=place)
+    made = convolutions.winograd_kernels(w, flip=False)
+    convolutions.winograd_convolution_pool(x, made, b, y, place, padding=padding)
     return y, place
 
 

@@ -29,7 +29,13 @@ class AmxConv2d(OwnConv2d):
             stride, padding = window
             if amx.applies(half, self.weight, stride=stride, padding=padding, groups=self.groups):
                 return amx.amx_convolution(
-                    half, self.weight, self.bias, stride=stride, padding=padding, groups=self.groups
+                    half,
+                    self.weight,
+                    self.bias,
+                    stride=stride,
+                    padding=padding,
+                    groups=self.groups,
+                    past=self.awaited(x, half),
                 )
         return super().forward(x)
 

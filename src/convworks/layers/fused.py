@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from convworks.layers.normalization import LocalResponseNorm
-from convworks.layers.residual import Fit, Residual
+from convworks.layers.own_convolution import OwnConv2d
+from convworks.layers.residual import Fit, Residual, ZeroPad
 from convworks.ops.fused_batch_norm import (
     Activation,
     Norm,
@@ -30,6 +32,7 @@ from convworks.ops.fused_batch_norm import (
 )
 from convworks.ops.fused_response_norm import fused_response_norm
 from convworks.ops.native.library import Window
+from convworks.ops.shortcut_gradient import ShortcutGradient
 
 M = TypeVar("M", bound=nn.Module)
 _GROUP = "fused_group"  # the attribute of a fused layer; no part of the state_dict
@@ -46,6 +49,7 @@ class Group:
     unit: Residual | None = None
     response: LocalResponseNorm | None = None
     around: tuple[nn.Module, ...] = ()  # what gives a value from within the group
+    entry: tuple[nn.Module, ...] = ()  # what a unit's branch begins with, what that is in, and the shortcut
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -67,6 +71,11 @@ class Group:
         if not all(each.training for each in self.layers):
             return False
         return not any(hooked(each) for each in (*self.layers, *self.around))
+
+    def first(self) -> OwnConv2d | None:
+        """The convolution that a unit's branch begins with, where kernels of ours compute it, unobserved."""
+        first = self.entry[0] if self.entry else None
+        return first if isinstance(first, OwnConv2d) and not any(map(hooked, self.entry)) else None
 
 
 def hooked(layer: nn.Module) -> bool:
@@ -157,10 +166,30 @@ class FusedResidual(Residual):
         group = _group(self)
         if not group.together():
             return super().forward(x)
-        y = self.branch(x)  # up to the input of the last batch norm
-        same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
+        y, past = self._branch(x, group.first())
+        zeros = past is not None and type(self.shortcut) is ZeroPad  # then autograd need not know of them
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not zeros):
+            same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
         assert group.norm is not None
-        return fused_batch_norm(y, moving(group.norm), activation=group.activation, residual=same)
+        return fused_batch_norm(
+            y,
+            moving(group.norm),
+            activation=group.activation,
+            residual=same,
+            past=past if zeros or same is x else None,
+        )
+
+    def _branch(self, x: Tensor, first: OwnConv2d | None) -> tuple[Tensor, ShortcutGradient | None]:
+        """What the branch gives its last batch norm, and what its first convolution awaits of that."""
+        if first is None:
+            return self.branch(x), None
+        past = ShortcutGradient(self.shortcut.stride if isinstance(self.shortcut, ZeroPad) else 1)
+        first.begins(past)
+        try:
+            y = self.branch(x)
+        finally:
+            first.awaits_nothing()
+        return y, past if past.awaited else None
 
 
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -246,13 +275,22 @@ def _units(network: nn.Module, shared: set[int]) -> Iterator[Group]:
     for unit in network.modules():
         if type(unit) is not Residual or id(unit) in shared:
             continue
-        *_, last = (None, *_flat(unit.branch))
+        branch = list(_flat(unit.branch))
+        last = branch[-1] if branch else None
         relu = unit.activation if type(unit.activation) is nn.ReLU else None
         known = relu is not None or type(unit.activation) is nn.Identity
         if known and last is not None and id(relu) not in shared:
             norm = _free(last.layer, nn.BatchNorm2d, shared)
             if norm is not None:
-                yield Group(norm=norm, relu=relu, unit=unit, around=(unit.add, *last.inside))
+                around, entry = (unit.add, *last.inside), _entry(branch, unit.shortcut, shared)
+                yield Group(norm=norm, relu=relu, unit=unit, around=around, entry=entry)
+
+
+def _entry(branch: list[Place], shortcut: nn.Module, shared: set[int]) -> tuple[nn.Module, ...]:
+    """What a branch begins with, what that is in, and the shortcut, where no layer unknown to us follows."""
+    first, *others = branch
+    known = all(type(each.layer).__module__.startswith(("torch.nn.", "convworks.")) for each in others)
+    return (first.layer, *first.inside, shortcut) if known and id(first.layer) not in shared else ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

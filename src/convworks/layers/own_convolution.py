@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from convworks.ops.shortcut_gradient import ShortcutGradient
+
 
 class _Own(nn.Module):
     """A layer of torch's that trains by kernels of ours under bfloat16's autocast."""
@@ -20,8 +22,27 @@ class _Own(nn.Module):
         return None
 
 
+_PAST = "shortcut_gradient"  # the attribute of a convolution during one pass; no part of the state_dict
+
+
 class OwnConv2d(_Own, nn.Conv2d):
-    """A convolution that is such a layer."""
+    """A convolution that is such a layer; it may be the first of a residual unit's branch."""
+
+    def begins(self, past: ShortcutGradient) -> None:
+        """Let the next pass await what comes past the branch, if it computes by kernels of ours."""
+        self.__dict__[_PAST] = past
+
+    def awaited(self, x: Tensor, half: Tensor) -> ShortcutGradient | None:
+        """What this pass awaits, where autocast has left x as it is, so that x's gradient is that of half."""
+        past: ShortcutGradient | None = self.__dict__.pop(_PAST, None)
+        if past is None or half is not x:
+            return None
+        past.awaited = True
+        return past
+
+    def awaits_nothing(self) -> None:
+        """Undo `begins`, whatever became of the pass."""
+        self.__dict__.pop(_PAST, None)
 
 
 class OwnLinear(_Own, nn.Linear):

@@ -131,6 +131,8 @@ def shortcut(
 
 def _fit_axis(x: Tensor, size: int, axis: int) -> Tensor:
     n = x.shape[axis]
+    if size == n:
+        return x
     if size > n:
         return F.pad(x, _around(x.ndim, axis, (size - n) // 2, size - n - (size - n) // 2))
     stride = -(-n // size)

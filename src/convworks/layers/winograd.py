@@ -64,7 +64,8 @@ class WinogradConv2d(OwnConv2d):
                 if pair is not None and pair.together() and min(output_size(half, padding)) > 1:
                     pair.pooled = True
                     return winograd_convolution_pool(half, self.weight, self.bias, padding=padding)
-                return winograd_convolution(half, self.weight, self.bias, padding=padding)
+                past = self.awaited(x, half)
+                return winograd_convolution(half, self.weight, self.bias, padding=padding, past=past)
         return super().forward(x)
 
 

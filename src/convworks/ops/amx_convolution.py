@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from convworks.ops.native import library
+from convworks.ops.native import convolutions, library
+from convworks.ops.shortcut_gradient import ShortcutGradient
 
 MOST_CHANNELS = 8192  # of the kernels' row of zeros
 FEW_TERMS = 32  # numbers of a window that one product takes
@@ -59,13 +60,21 @@ def applies(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
 
 
 def amx_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    groups: int = 1,
+    past: ShortcutGradient | None = None,
 ) -> Tensor:
     """x (N, C, H, W) bfloat16, weight (O, C / groups, h, w), bias (O,) float32 -> (N, O, H', W') bfloat16.
 
-    H' = (H + 2 padding - h) // stride + 1. Ask `applies` first: nothing is checked here.
+    H' = (H + 2 padding - h) // stride + 1. What comes `past` a branch that begins here is added to the
+    gradient of x. Ask `applies` first: nothing is checked here.
     """
-    y: Tensor = _Amx.apply(x, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
+    y: Tensor = _Amx.apply(x, weight, bias, stride, padding, groups, past)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -74,7 +83,14 @@ class _Amx(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int,
+        padding: int,
+        groups: int,
+        past: ShortcutGradient | None,
     ) -> Tensor:
         x = _packed(x)
         sides = (
@@ -85,10 +101,10 @@ class _Amx(torch.autograd.Function):
             (x.shape[0], weight.shape[0], *sides), dtype=torch.bfloat16, memory_format=torch.channels_last
         )
         if groups == 1 and _one_product(weight):
-            library.few_forward(x, weight, bias, y, stride=stride, padding=padding)
+            convolutions.few_forward(x, weight, bias, y, stride=stride, padding=padding)
         else:
-            library.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups)
-        ctx.stride, ctx.padding, ctx.groups = stride, padding, groups
+            convolutions.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups)
+        ctx.stride, ctx.padding, ctx.groups, ctx.past = stride, padding, groups, past
         ctx.save_for_backward(x, weight)
         return y
 
@@ -98,20 +114,21 @@ class _Amx(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = _packed(dy)
         dx = dw = db = None
+        past = None if ctx.past is None else ctx.past.take()
         if ctx.needs_input_grad[0]:
-            dx = _input_gradient(dy, x, weight, ctx)
+            dx = _input_gradient(dy, x, weight, past, ctx)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
             if ctx.groups == 1 and _few_channels(weight, ctx.stride):
                 db = torch.empty(dy.shape[1]) if ctx.needs_input_grad[2] else None
-                library.few_weight_gradient(x, dy, dw, db, stride=ctx.stride, padding=ctx.padding)
+                convolutions.few_weight_gradient(x, dy, dw, db, stride=ctx.stride, padding=ctx.padding)
             else:
-                library.amx_weight_gradient(
+                convolutions.amx_weight_gradient(
                     x, dy, dw, stride=ctx.stride, padding=ctx.padding, groups=ctx.groups
                 )
         if ctx.needs_input_grad[2] and db is None:
             db = library.channel_sums(dy)
-        return dx, dw, db, None, None, None
+        return dx, dw, db, None, None, None, None
 
 
 def _one_product(weight: Tensor) -> bool:
@@ -126,14 +143,20 @@ def _few_channels(weight: Tensor, stride: int) -> bool:
     return channels <= most and channels * stride <= FEW_STEP
 
 
-def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Tensor:
+def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, past: Tensor | None, ctx: Any) -> Tensor:
+    """dx, and what has come past the branch that begins here."""
     if ctx.stride == 1:
         dx = torch.empty_like(x)
-        library.amx_input_gradient(dy, weight, dx, padding=ctx.padding, groups=ctx.groups)
+        add = past if past is not None and past.shape == x.shape else None
+        convolutions.amx_input_gradient(dy, weight, dx, padding=ctx.padding, groups=ctx.groups, add=add)
+        if past is not None and add is None:
+            ctx.past.add(past, dx)
         return dx
     sides = ([ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1)
     half = weight.to(torch.bfloat16, memory_format=torch.channels_last)
     found, _, _ = torch.ops.aten.convolution_backward(dy, x, half, None, *sides, [True, False, False])
+    if past is not None:
+        ctx.past.add(past, found)
     result: Tensor = found
     return result
 

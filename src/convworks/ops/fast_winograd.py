@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from convworks.ops.native import library
+from convworks.ops.native import convolutions, library
+from convworks.ops.shortcut_gradient import ShortcutGradient
 
 TAPS = 3
 MOST_CHANNELS = 8192  # of the kernels' row of zeros
@@ -52,12 +53,15 @@ def applies(x: Tensor, weight: Tensor, padding: int) -> bool:
     )
 
 
-def winograd_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int) -> Tensor:
+def winograd_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: int, past: ShortcutGradient | None = None
+) -> Tensor:
     """x (N, C, H, W) bfloat16, weight (O, C, 3, 3) and bias (O,) float32 -> (N, O, H', W') bfloat16.
 
-    H' = H + 2 padding - 2. Ask `applies` first: nothing is checked here.
+    H' = H + 2 padding - 2. What comes `past` a branch that begins here is added to the gradient of x. Ask
+    `applies` first: nothing is checked here.
     """
-    y: Tensor = _Winograd.apply(x, weight, bias, padding, False)  # type: ignore[no-untyped-call]
+    y: Tensor = _Winograd.apply(x, weight, bias, padding, False, past)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -66,7 +70,7 @@ def winograd_convolution_pool(x: Tensor, weight: Tensor, bias: Tensor | None, *,
 
     The first of equal values in a window gets the gradient. H' and W' are 2 at the least.
     """
-    y: Tensor = _Winograd.apply(x, weight, bias, padding, True)  # type: ignore[no-untyped-call]
+    y: Tensor = _Winograd.apply(x, weight, bias, padding, True, None)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -75,15 +79,24 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, pooled: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: int,
+        pooled: bool,
+        past: ShortcutGradient | None,
     ) -> Tensor:
         x = _packed(x)
         height, width = output_size(x, padding)
         y = _maps(x, weight.shape[0], (height // 2, width // 2) if pooled else (height, width))
         place = torch.empty_like(y, dtype=torch.uint8) if pooled else None
-        kernels = library.winograd_kernels(weight, flip=False)
-        library.winograd_convolution(x, kernels, bias, y, padding=padding, place=place)
-        ctx.padding = padding
+        kernels = convolutions.winograd_kernels(weight, flip=False)
+        if place is None:
+            convolutions.winograd_convolution(x, kernels, bias, y, padding=padding)
+        else:
+            convolutions.winograd_convolution_pool(x, kernels, bias, y, place, padding=padding)
+        ctx.padding, ctx.past = padding, past
         ctx.save_for_backward(x, weight, place)
         return y
 
@@ -93,23 +106,24 @@ class _Winograd(torch.autograd.Function):
         x, weight, place = ctx.saved_tensors
         dy = _packed(dy)
         dx = dw = db = None
+        past = None if ctx.past is None else ctx.past.take()
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            kernels, before = library.winograd_kernels(weight, flip=True), TAPS - 1 - ctx.padding
+            kernels, before = convolutions.winograd_kernels(weight, flip=True), TAPS - 1 - ctx.padding
             if place is None:
-                library.winograd_convolution(dy, kernels, None, dx, padding=before)
+                convolutions.winograd_convolution(dy, kernels, None, dx, padding=before, add=past)
             else:
                 size = output_size(x, ctx.padding)
-                library.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
+                convolutions.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
             if place is None and min(weight.shape[:2]) < WIDE and library.amx_available():
-                library.amx_weight_gradient(x, dy, dw, stride=1, padding=ctx.padding)
+                convolutions.amx_weight_gradient(x, dy, dw, stride=1, padding=ctx.padding)
             else:
-                library.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
+                convolutions.winograd_weight_gradient(x, dy, dw, padding=ctx.padding, place=place)
         if ctx.needs_input_grad[2]:
             db = dy.sum((0, 2, 3), dtype=torch.float32)
-        return dx, dw, db, None, None
+        return dx, dw, db, None, None, None
 
 
 def output_size(x: Tensor, padding: int) -> tuple[int, int]:

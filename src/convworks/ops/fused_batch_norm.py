@@ -35,6 +35,7 @@ from torch.autograd.function import once_differentiable
 from convworks.ops.arguments import bad_argument
 from convworks.ops.native import library
 from convworks.ops.native.library import Window
+from convworks.ops.shortcut_gradient import ShortcutGradient
 
 Activation = Literal["none", "relu", "gelu"]
 
@@ -62,19 +63,25 @@ class Norm:
 
 
 def fused_batch_norm(
-    x: Tensor, norm: Norm, *, activation: Activation = "none", residual: Tensor | None = None
+    x: Tensor,
+    norm: Norm,
+    *,
+    activation: Activation = "none",
+    residual: Tensor | None = None,
+    past: ShortcutGradient | None = None,
 ) -> Tensor:
     """activation(batch_norm(x) + residual) with the batch's statistics; x and residual (N, C, H, W).
 
-    The running statistics are moved in place, the variance with m / (m - 1). Raises BadArgument where there
-    is one value of each channel, which has no variance.
+    The running statistics are moved in place, the variance with m / (m - 1). The residual's gradient is
+    handed over to `past`, where the kernels do the work, and autograd gets none. Raises BadArgument where
+    there is one value of each channel, which has no variance.
     """
     _more_than_one(x)
     added = residual is None or (_alike(residual, x) and activation != "gelu")
     if not (_fits(x, norm) and added):
         return _reference(x, norm, activation=activation, residual=residual)
     own = (norm.weight, norm.bias)
-    y: Tensor = _BatchNorm.apply(x, *own, residual, norm, activation)  # type: ignore[no-untyped-call]
+    y: Tensor = _BatchNorm.apply(x, *own, residual, norm, activation, past)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -175,6 +182,7 @@ class _BatchNorm(torch.autograd.Function):
         residual: Tensor | None,
         norm: Norm,
         activation: Activation,
+        past: ShortcutGradient | None,
     ) -> Tensor:
         x = _packed(x)
         y = torch.empty_like(x)
@@ -190,7 +198,7 @@ class _BatchNorm(torch.autograd.Function):
             epsilon=norm.epsilon,
             activation=_CODES[activation],
         )
-        ctx.activation, ctx.added = activation, residual is not None
+        ctx.activation, ctx.added, ctx.past = activation, residual is not None, past
         masked = activation == "relu" and ctx.added
         ctx.save_for_backward(x, weight, bias, saved, y if masked else None)
         return y
@@ -206,11 +214,15 @@ class _BatchNorm(torch.autograd.Function):
         )
         if ctx.added and ctx.activation == "none":
             dresidual = dy
+        if ctx.past is not None and dresidual is not None:
+            ctx.past.hand_over(dresidual)
+            dresidual = None
         return (
             dx,
             dweight if ctx.needs_input_grad[1] else None,
             dbias if ctx.needs_input_grad[2] else None,
             dresidual,
+            None,
             None,
             None,
         )

@@ -96,7 +96,8 @@ void padded_row(const Window& g, const uint16_t* x, int64_t n, int64_t h, uint16
 struct Results {  // the sums of 32 outputs, from number q of a band on, and of 32 channels to y
   const Window& g;
   const float* bias;
-  uint16_t* y;  // of the band's first image
+  uint16_t* y;          // of the band's first image
+  const uint16_t* add;  // maps as y, or none
   int64_t rows;
   bool stream;
 
@@ -108,8 +109,10 @@ struct Results {  // the sums of 32 outputs, from number q of a band on, and of 
     int64_t row = q / g.across, column = q % g.across;
     for (int64_t i = 0; i < kBlock && row < rows; ++i, sums += kBlock) {
       if (column < g.OW) {
-        uint16_t* to = y + ((image * g.OH + row) * g.OW + column) * g.OO + o;
-        const __m512i both = halves(_mm512_load_ps(sums) + low, _mm512_load_ps(sums + kLane) + high);
+        const int64_t at = ((image * g.OH + row) * g.OW + column) * g.OO + o;
+        const Added more = added(add ? add + at : nullptr, left);
+        uint16_t* to = y + at;
+        const __m512i both = halves(_mm512_load_ps(sums) + low + more.low, _mm512_load_ps(sums + kLane) + high + more.high);
         if (stream) _mm512_stream_si512((__m512i*)to, both);
         else if (left >= kBlock) _mm512_storeu_si512(to, both);
         else _mm512_mask_storeu_epi16(to, (1u << left) - 1u, both);
@@ -124,12 +127,16 @@ struct Results {  // the sums of 32 outputs, from number q of a band on, and of 
     int64_t row = q / g.across, column = q % g.across;
     for (int64_t i = 0; i < kBlock && row < rows; ++row, column = 0) {
       const int64_t run = std::min(kBlock - i, g.across - column), inside = std::min(run, g.OW - column);
-      uint16_t* to = y + ((image * g.OH + row) * g.OW + column) * g.OO + o;
-      int64_t k = 0;
-      for (; together && k + 1 < inside; k += 2, sums += 2 * kBlock, to += kBlock)
-        _mm512_storeu_si512(to, halves(_mm512_load_ps(sums) + own, _mm512_load_ps(sums + kBlock) + own));
-      for (; k < inside; ++k, sums += kBlock, to += g.OO)
-        _mm256_mask_storeu_epi16(to, of, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(sums) + own));
+      int64_t k = 0, at = ((image * g.OH + row) * g.OW + column) * g.OO + o;
+      for (; together && k + 1 < inside; k += 2, sums += 2 * kBlock, at += kBlock) {
+        const Added more = added(add ? add + at : nullptr, kBlock);
+        const V first = _mm512_load_ps(sums) + own + more.low, second = _mm512_load_ps(sums + kBlock) + own + more.high;
+        _mm512_storeu_si512(y + at, halves(first, second));
+      }
+      for (; k < inside; ++k, sums += kBlock, at += g.OO) {
+        const Added more = added(add ? add + at : nullptr, g.O - o);
+        _mm256_mask_storeu_epi16(y + at, of, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(sums) + own + more.low));
+      }
       sums += (run - k) * kBlock, i += run;
     }
   }
@@ -167,7 +174,7 @@ void multiply(const Window& g, const uint16_t* padded, const Band& band, const i
 }
 
 void forward(const Window& g, const uint16_t* x, const float* w, const int64_t* st, bool flip, const float* bias,
-             uint16_t* y, int threads) {
+             const uint16_t* add, uint16_t* y, int threads) {
   const int64_t steps = g.steps(), count = g.rows * steps, row = g.across * g.pixel, phases = std::min(g.stride, g.rows);
   Space<uint16_t> u(up(g.O, kBlock) / kBlock * count * 2 * kTile);
   pack_weights(g, w, st, flip, u, threads);
@@ -197,7 +204,8 @@ void forward(const Window& g, const uint16_t* x, const float* w, const int64_t* 
           for (int64_t i = first; i < last + g.below; ++i, to += row) padded_row(g, x, n0 + n, i * g.stride + f - g.top, to);
           if (n + 1 == band.images) std::memset(to, 0, 128);  // what a last step reads beyond a run must be a number
         }
-      multiply(g, padded, band, offsets, u, {g, bias, y + (n0 * g.OH + first) * g.OW * g.OO, band.rows, stream});
+      const int64_t at = (n0 * g.OH + first) * g.OW * g.OO;
+      multiply(g, padded, band, offsets, u, {g, bias, y + at, add ? add + at : nullptr, band.rows, stream});
     }
     _mm_sfence();  // behind the stores that pass the caches
   });
@@ -412,18 +420,19 @@ struct WeightGradient {
 
 // `shape` is N, H, W, C, O, rows, columns, stride, padding above, padding to the left, groups, with the channels C and O of
 // one group. Maps are channels_last bfloat16; weights float32 (O x groups, C, rows, columns) of the strides `st`; where they
-// are flipped, (C x groups, O, rows, columns) with the first two strides exchanged. The gradient of the weights of groups is
-// for stride 1.
+// are flipped, (C x groups, O, rows, columns) with the first two strides exchanged. Forward, `add` is maps as y that are
+// added to it, or nothing. The gradient of the weights of groups is for stride 1.
 extern "C" {
 
 int convworks_amx_available() { return tiles_permitted(); }
 int convworks_amx_forward(const int64_t* shape, const uint16_t* x, const float* w, const int64_t* st, int flip,
-                          const float* bias, uint16_t* y, int threads) {
+                          const float* bias, const uint16_t* add, uint16_t* y, int threads) {
   const Window g(shape);
   const int64_t next = flip ? g.C * st[1] : g.O * st[0];
   GUARDED(([&] {
     for (int64_t i = 0; i < g.groups; ++i)
-      forward(g, x + i * g.C, w + i * next, st, flip, bias ? bias + i * g.O : nullptr, y + i * g.O, threads);
+      forward(g, x + i * g.C, w + i * next, st, flip, bias ? bias + i * g.O : nullptr, add ? add + i * g.O : nullptr,
+              y + i * g.O, threads);
     return 0;
   }()))
 }
@@ -442,8 +451,8 @@ int convworks_amx_weight(const int64_t* shape, const uint16_t* x, const uint16_t
 extern "C" {  // this processor lacks the instructions: nothing but the first is called
 
 int convworks_amx_available() { return 0; }
-int convworks_amx_forward(const int64_t*, const uint16_t*, const float*, const int64_t*, int, const float*, uint16_t*,
-                          int) {
+int convworks_amx_forward(const int64_t*, const uint16_t*, const float*, const int64_t*, int, const float*, const uint16_t*,
+                          uint16_t*, int) {
   return 1;
 }
 int convworks_amx_weight(const int64_t*, const uint16_t*, const uint16_t*, float*, const int64_t*, int) { return 1; }

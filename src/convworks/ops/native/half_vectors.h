@@ -23,6 +23,13 @@ alignas(64) const uint16_t kZeros[8192] = {};  // a pixel outside of the map
 
 inline V widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
 
+struct Added { V low, high; };  // to a result
+inline Added added(const uint16_t* p, int64_t n) {  // the n numbers at p, at most 32; zeros where there is no p
+  if (!p) return {all(0.0f), all(0.0f)};
+  const __m512i both = n >= 2 * kLane ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16((1u << n) - 1u, p);
+  return {widen(_mm512_castsi512_si256(both)), widen(_mm512_extracti64x4_epi64(both, 1))};
+}
+
 inline __m512i halves(V low, V high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }  // low, then high
 inline __m512i pairs_of(V first, V second) {  // first[0], second[0], first[1], ...
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,

@@ -19,6 +19,7 @@
 #include "half_pool.h"
 
 Parallel parallel_region = nullptr;
+int (*number_of_thread)() = nullptr;
 
 namespace {
 
@@ -107,7 +108,7 @@ void each_value(const Plan& plan, int threads, Vector&& vector, Scalar&& scalar)
       for (int64_t r = plan.end(b); r-- > first;)
         for (int64_t j = 0; j < width; j += kLanes) at(r * width + j, j);
     }
-  });
+  }, 8, true);
   for (int64_t i = plan.wide * W; i < plan.wide * W + plan.rest * plan.C; ++i) scalar(i, i % plan.C);
 }
 
@@ -468,9 +469,12 @@ int pooled_backward(const Window& w, const void* dy_, const uint8_t* place, cons
 
 extern "C" {
 
-int convworks_interface() { return 5; }
+int convworks_interface() { return 6; }
 
-void convworks_threads(void* parallel) { parallel_region = reinterpret_cast<Parallel>(parallel); }
+void convworks_threads(void* parallel, void* number) {
+  parallel_region = reinterpret_cast<Parallel>(parallel);
+  number_of_thread = reinterpret_cast<int (*)()>(number);
+}
 
 // `activation` is that of the enum; GELU has no residual.
 int convworks_norm_forward(int half, int64_t M, int64_t C, const void* x, const void* residual, const float* weight,

@@ -8,7 +8,6 @@ functions take channels_last tensors of float32 or bfloat16 on the CPU, and chec
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from convworks.ops.native.build import build, built
 
-INTERFACE = 5  # of kernels.cpp
+INTERFACE = 6  # of kernels.cpp
 _POINTER, _I64, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
 _SIGNATURES = {
     "convworks_norm_forward": [_INT, _I64, _I64, *[_POINTER] * 9, _DOUBLE, _DOUBLE, _INT, _INT],
@@ -26,13 +25,13 @@ _SIGNATURES = {
     "convworks_pool_backward": [_INT, *[_POINTER] * 12, _INT],
     "convworks_winograd_available": [],
     "convworks_winograd_kernels": [_POINTER, _POINTER, _I64, _I64, _INT, _POINTER, _INT],
-    "convworks_winograd_forward": [*[_POINTER] * 5, _INT],
+    "convworks_winograd_forward": [*[_POINTER] * 6, _INT],
     "convworks_winograd_weight": [*[_POINTER] * 5, _INT],
     "convworks_winograd_pool_forward": [*[_POINTER] * 6, _INT],
     "convworks_winograd_pool_input": [*[_POINTER] * 5, _INT],
     "convworks_winograd_pool_weight": [*[_POINTER] * 6, _INT],
     "convworks_amx_available": [],
-    "convworks_amx_forward": [*[_POINTER] * 4, _INT, *[_POINTER] * 2, _INT],
+    "convworks_amx_forward": [*[_POINTER] * 4, _INT, *[_POINTER] * 3, _INT],
     "convworks_amx_weight": [*[_POINTER] * 5, _INT],
     "convworks_few_forward": [*[_POINTER] * 6, _INT],
     "convworks_few_weight": [*[_POINTER] * 6, _INT],
@@ -90,21 +89,23 @@ def _load(path: Path) -> ctypes.CDLL:
         function.argtypes, function.restype = arguments, _INT
     size = library.convworks_winograd_size
     size.argtypes, size.restype = [_I64, _I64], _I64
-    library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER], None
-    library.convworks_threads(_team())
+    library.convworks_threads.argtypes, library.convworks_threads.restype = [_POINTER] * 2, None
+    library.convworks_threads(*_team())
     return library
 
 
-def _team() -> int | None:
-    """GOMP_parallel, from the very OpenMP library that torch uses, or nothing.
+def _team() -> tuple[int | None, int | None]:
+    """GOMP_parallel and omp_get_thread_num, from the very OpenMP library that torch uses, or nothing.
 
     The name is looked up in torch's own library and what that was linked with, so that a second copy, which
     another package brings along, is never taken: two teams of threads would wait against each other.
     """
     try:
-        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, _POINTER).value
+        torchs = ctypes.CDLL(torch._C.__file__)
+        begin, number = (ctypes.cast(f, _POINTER) for f in (torchs.GOMP_parallel, torchs.omp_get_thread_num))
+        return begin.value, number.value
     except (OSError, AttributeError):
-        return None
+        return None, None
 
 
 def call(name: str, *arguments: object) -> None:
@@ -213,7 +214,7 @@ Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # kernel, str
 
 def _window(shape: tuple[int, ...], out: Tensor, window: Window) -> ctypes.Array[ctypes.c_int64]:
     n, channels, height, width = shape
-    return _integers(n, height, width, channels, *out.shape[2:], *window[0], *window[1], *window[2])
+    return integers(n, height, width, channels, *out.shape[2:], *window[0], *window[1], *window[2])
 
 
 def pool_forward(
@@ -272,67 +273,11 @@ def winograd_available() -> bool:
     return _STATE.library is not None and bool(_STATE.library.convworks_winograd_available())
 
 
-def winograd_kernels(weight: Tensor, *, flip: bool) -> Tensor:
-    """G w G^T in the order that `winograd_convolution` reads; flipped for the gradient with respect to x.
-
-    weight (O, C, 3, 3), float32 of any strides; flipped, the result is of the weights (C, O, 3, 3).
-    """
+def winograd_size(outputs: int, inputs: int) -> int:
+    """How many numbers the weights of a convolution become for Winograd's algorithm."""
     assert _STATE.library is not None
-    outputs, inputs = (weight.shape[1], weight.shape[0]) if flip else (weight.shape[0], weight.shape[1])
-    first, second, *places = weight.stride()
-    strides = (second, first, *places) if flip else (first, second, *places)
-    size = _STATE.library.convworks_winograd_size(outputs, inputs)
-    made = torch.empty(size, dtype=torch.bfloat16)
-    call(
-        "convworks_winograd_kernels",
-        at(weight),
-        _integers(*strides),
-        outputs,
-        inputs,
-        flip,
-        at(made),
-        torch.get_num_threads(),
-    )
-    return made
-
-
-def winograd_convolution(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, y: Tensor, *, padding: int, place: Tensor | None = None
-) -> None:
-    """Writes y = x * w + bias, by the kernels that `winograd_kernels` made of w.
-
-    With `place`, uint8 as y, y is the 2x2 maximum of that, and place says where in its window each one was.
-    """
-    shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], y.shape[1], padding)
-    tensors = (at(each) for each in (x, kernels, bias, y))
-    if place is None:
-        call("convworks_winograd_forward", shape, *tensors, torch.get_num_threads())
-    else:
-        call("convworks_winograd_pool_forward", shape, *tensors, at(place), torch.get_num_threads())
-
-
-def winograd_pooled_input(
-    dy: Tensor, place: Tensor, kernels: Tensor, dx: Tensor, *, size: Sequence[int], padding: int
-) -> None:
-    """Writes dx by flipped kernels: the convolution of what dy and place say of maps of that size.
-
-    `padding` is that of this convolution: 2 less the forward one's.
-    """
-    shape = _integers(dy.shape[0], *size, dy.shape[1], dx.shape[1], padding)
-    tensors = (at(each) for each in (dy, place, kernels, dx))
-    call("convworks_winograd_pool_input", shape, *tensors, torch.get_num_threads())
-
-
-def winograd_weight_gradient(
-    x: Tensor, dy: Tensor, dw: Tensor, *, padding: int, place: Tensor | None = None
-) -> None:
-    """Writes dw (O, C, 3, 3), float32 of any strides; dy is behind a 2x2 maximum where there is a place."""
-    shape = _integers(x.shape[0], *x.shape[2:], x.shape[1], dy.shape[1], padding)
-    end = (at(dw), _integers(*dw.stride()), torch.get_num_threads())
-    if place is None:
-        call("convworks_winograd_weight", shape, at(x), at(dy), *end)
-    else:
-        call("convworks_winograd_pool_weight", shape, at(x), at(dy), at(place), *end)
+    size: int = _STATE.library.convworks_winograd_size(outputs, inputs)
+    return size
 
 
 def amx_available() -> bool:
@@ -340,57 +285,6 @@ def amx_available() -> bool:
     return _STATE.library is not None and bool(_STATE.library.convworks_amx_available())
 
 
-def amx_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int, groups: int = 1
-) -> None:
-    """Writes y = x * weight + bias; weight (O, C / groups, h, w), float32 of any strides."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, groups), stride, padding, padding, groups)
-    tensors = (at(x), at(weight), _integers(*weight.stride()), 0, at(bias), at(y))
-    call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
-
-
-def amx_input_gradient(dy: Tensor, weight: Tensor, dx: Tensor, *, padding: int, groups: int = 1) -> None:
-    """Writes dx, of a convolution of stride 1: dy convolved with the weights turned by half a turn."""
-    inputs, outputs, height, width = _sides(weight, groups)
-    before = (height - 1 - padding, width - 1 - padding)
-    shape = _integers(dy.shape[0], *dy.shape[2:], outputs, inputs, height, width, 1, *before, groups)
-    first, second, *places = weight.stride()
-    tensors = (at(dy), at(weight), _integers(second, first, *places), 1, None, at(dx))
-    call("convworks_amx_forward", shape, *tensors, torch.get_num_threads())
-
-
-def amx_weight_gradient(
-    x: Tensor, dy: Tensor, dw: Tensor, *, stride: int, padding: int, groups: int = 1
-) -> None:
-    """Writes dw (O, C / groups, h, w), float32 of any strides; with groups the stride is 1."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, groups), stride, padding, padding, groups)
-    tensors = (at(x), at(dy), at(dw), _integers(*dw.stride()))
-    call("convworks_amx_weight", shape, *tensors, torch.get_num_threads())
-
-
-def few_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, *, stride: int, padding: int
-) -> None:
-    """As `amx_forward`, faster for few channels."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(weight, 1), stride, padding, padding)
-    tensors = (at(x), at(weight), _integers(*weight.stride()), at(bias), at(y))
-    call("convworks_few_forward", shape, *tensors, torch.get_num_threads())
-
-
-def few_weight_gradient(
-    x: Tensor, dy: Tensor, dw: Tensor, db: Tensor | None, *, stride: int, padding: int
-) -> None:
-    """As `amx_weight_gradient`, faster for few channels; writes db (O,), float32, too."""
-    shape = _integers(x.shape[0], *x.shape[2:], *_sides(dw, 1), stride, padding, padding)
-    tensors = (at(x), at(dy), at(dw), _integers(*dw.stride()), at(db))
-    call("convworks_few_weight", shape, *tensors, torch.get_num_threads())
-
-
-def _sides(weight: Tensor, groups: int) -> tuple[int, int, int, int]:
-    """Inputs, outputs, height and width of the weights of one of a convolution's groups."""
-    outputs, inputs, height, width = weight.shape
-    return inputs, outputs // groups, height, width
-
-
-def _integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+def integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    """Numbers as a kernel takes them: a shape, or strides."""
     return (ctypes.c_int64 * len(values))(*values)

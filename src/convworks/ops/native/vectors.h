@@ -51,11 +51,15 @@ inline vb narrow(vi i) { return __builtin_convertvector(i, vb); }
 #endif
 
 inline vf from_half(vh h) { return cast<vf>(widen(h) << 16); }
+#ifdef __AVX512BF16__
+inline vh to_half(vf v) { return cast<vh>(_mm512_cvtneps_pbh(cast<__m512>(v))); }
+#else
 inline vh to_half(vf v) {  // to the nearest, ties to even; NaN stays NaN
   const vu u = cast<vu>(v), rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const vu nan = (vu)((u & 0x7fffffffu) > 0x7f800000u);
   return narrow((rounded & ~nan) | (0x7fc0u & nan));
 }
+#endif
 inline vf load(const float* p) { vf v; std::memcpy(&v, p, sizeof v); return v; }
 inline vf load(const bf16* p) { vh h; std::memcpy(&h, p, sizeof h); return from_half(h); }
 inline vi load(const uint8_t* p) { vb b; std::memcpy(&b, p, sizeof b); return widen(b); }

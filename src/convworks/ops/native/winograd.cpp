@@ -150,9 +150,9 @@ void forward(const Shape& s, const Map& x, const uint16_t* u, const float* bias,
   });
 }
 
-Output output(const Shape& s, uint16_t* y) {
+Output output(const Shape& s, uint16_t* y, const uint16_t* add) {
   const bool whole = s.O % 32 == 0 && reinterpret_cast<uintptr_t>(y) % 64 == 0;
-  return {s, y, whole && s.N * s.OH * s.OW * s.O * 2 > kStream};
+  return {s, y, whole && s.N * s.OH * s.OW * s.O * 2 > kStream, add};
 }
 
 // --- the weights' gradient -------------------------------------------------------------------------------------------
@@ -296,9 +296,9 @@ int convworks_winograd_kernels(const float* w, const int64_t* strides, int64_t O
   GUARDED((kernels(w, strides, O, C, flip, u, threads), 0))
 }
 int convworks_winograd_forward(const int64_t* shape, const uint16_t* x, const uint16_t* u, const float* bias,
-                               uint16_t* y, int threads) {
+                               const uint16_t* add, uint16_t* y, int threads) {
   const Shape s(shape);
-  GUARDED((forward(s, Plain{x, s.H, s.W, s.C}, u, bias, output(s, y), threads), 0))
+  GUARDED((forward(s, Plain{x, s.H, s.W, s.C}, u, bias, output(s, y, add), threads), 0))
 }
 int convworks_winograd_weight(const int64_t* shape, const uint16_t* x, const uint16_t* dy, float* dw,
                               const int64_t* strides, int threads) {
@@ -317,7 +317,7 @@ int convworks_winograd_pool_forward(const int64_t* shape, const uint16_t* x, con
 int convworks_winograd_pool_input(const int64_t* shape, const uint16_t* dy, const uint8_t* place, const uint16_t* u,
                                   uint16_t* dx, int threads) {
   const Shape s(shape);
-  GUARDED((forward(s, Unpooled{dy, place, s.H / 2, s.W / 2, s.C}, u, nullptr, output(s, dx), threads), 0))
+  GUARDED((forward(s, Unpooled{dy, place, s.H / 2, s.W / 2, s.C}, u, nullptr, output(s, dx, nullptr), threads), 0))
 }
 int convworks_winograd_pool_weight(const int64_t* shape, const uint16_t* x, const uint16_t* dy, const uint8_t* place,
                                    float* dw, const int64_t* strides, int threads) {
@@ -333,7 +333,8 @@ extern "C" {  // this processor lacks the instructions: nothing but the first is
 int convworks_winograd_available() { return 0; }
 int64_t convworks_winograd_size(int64_t, int64_t) { return 0; }
 int convworks_winograd_kernels(const float*, const int64_t*, int64_t, int64_t, int, uint16_t*, int) { return 1; }
-int convworks_winograd_forward(const int64_t*, const uint16_t*, const uint16_t*, const float*, uint16_t*, int) {
+int convworks_winograd_forward(const int64_t*, const uint16_t*, const uint16_t*, const float*, const uint16_t*, uint16_t*,
+                               int) {
   return 1;
 }
 int convworks_winograd_weight(const int64_t*, const uint16_t*, const uint16_t*, float*, const int64_t*, int) {

@@ -87,15 +87,18 @@ struct Unpooled {
 struct Output {  // where results go
   const Shape& s;
   uint16_t* y;
-  bool stream;  // past the caches
+  bool stream;          // past the caches
+  const uint16_t* add;  // maps as y that are added, or none
 
   void put(int64_t t, int64_t o, const V (*out)[16]) const {
     const Tile at(s, t);
     const int64_t rows = std::min<int64_t>(4, s.OH - at.y), columns = std::min<int64_t>(4, s.OW - at.x);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < columns; ++j) {
-        uint16_t* to = y + ((at.n * s.OH + at.y + i) * s.OW + at.x + j) * s.O + o;
-        const __m512i both = halves(out[0][4 * i + j], out[1][4 * i + j]);
+        const int64_t place = ((at.n * s.OH + at.y + i) * s.OW + at.x + j) * s.O + o;
+        uint16_t* to = y + place;
+        const Added more = added(add ? add + place : nullptr, s.O - o);
+        const __m512i both = halves(out[0][4 * i + j] + more.low, out[1][4 * i + j] + more.high);
         if (stream) _mm512_stream_si512((__m512i*)to, both);
         else store(to, both, s.O - o);
       }
