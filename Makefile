@@ -14,8 +14,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 run: $(VENV)/.installed
 	$(BIN)/convworks train digits --model lenet5 --epochs 40
 
+# In the order of tests/conftest.py. By their number of tests, long files came last, for one process alone.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not proof"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not proof"
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .

@@ -8,7 +8,9 @@ its comment states (`# exit 3`). These rules keep it quick, where no error is ex
 - `resume` lines find that run as it was when it was stopped, with one epoch of two made;
 - blocks that need a data set which is not built in are skipped, unless CONVWORKS_DATA has it; there `train`
   gets --dry-run;
-- Python blocks, which say no such thing, find a planner with one plan to choose from.
+- Python blocks, which say no such thing, find a planner with one plan to choose from;
+- `plan` lines measure for a moment only;
+- `train` lines leave out the page of the run, others the drawings on it (`tests/pages.py`).
 
 What is shown below an error, a network or a table of names must be what is printed; figures of a training are
 those of the machine that the page was written on. `$ make` lines must be targets of the Makefile.
@@ -37,17 +39,20 @@ from convworks.cli import main
 from convworks.cli.entry import VERBS
 from convworks.data.named import find_named, info, names
 from convworks.errors import EXIT_STATUS, ConvworksError
-from convworks.flows import plan
+from convworks.flows import plan, plan_report
 from convworks.flows.doctor import KNOWN_VARIABLES
 from convworks.flows.events import EpochDone
 from convworks.flows.prepare import DataRequest
 from convworks.flows.train import TrainRequest, train
 from convworks.models import registry
+from convworks.ops.native.build import find_compiler
 from convworks.recipes.defaults import resolve_named
 from convworks.recipes.recipe import help_lines
 from convworks.runs import Run
 from convworks.training import planner
 from convworks.training.loop import Numerics
+from tests import pages
+from tests.ops.native import kernels
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -158,6 +163,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world/ with a finished run, stopped/ with the same run before its second epoch, and cache/."""
     folder = tmp_path_factory.mktemp("docs")
     furnish(folder / "world")
+    if find_compiler() is not None:  # else a command would compile them, for itself alone
+        shutil.copytree(kernels.built(), folder / "cache" / "kernels")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder / "world")
         patch.setenv("CONVWORKS_CACHE", str(folder / "cache"))
@@ -237,7 +244,14 @@ def skip_if_absent(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.name)
-def test_commands_run(block: Block, template: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_run(
+    block: Block,
+    template: Path,
+    world: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_report, "SECONDS", 0.05)
     for toml in blocks("toml"):
         (world / "settings.toml").write_text(toml.text)
     for command in commands(block):
@@ -252,7 +266,8 @@ def test_commands_run(block: Block, template: Path, world: Path, capsys: pytest.
         assert not set(command.words) & {"|", ">", "&&", ";"}, "write commands that run without a shell"
         skip_if_absent(rest)
         capsys.readouterr()
-        status = main(as_run(command, template, world))
+        with pages.left_out(), pages.undrawn():
+            status = main(as_run(command, template, world))
         out, err = capsys.readouterr()
         assert status == command.status, f"$ {shlex.join(command.words)}\n{out}{err}"
         if is_exact(command):
@@ -272,9 +287,10 @@ def test_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "candidates", lambda **_: [planner.Candidate(Numerics(), 1)])
     monkeypatch.setattr(plan, "_WORKERS_TRIED", (0,))
     namespace: dict[str, object] = {"__name__": "__docs__"}
-    for block in blocks("python"):
-        if block.page == page:
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+    with pages.undrawn():
+        for block in blocks("python"):
+            if block.page == page:
+                exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
 
 
 def test_the_network_of_the_manual_takes_its_place(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

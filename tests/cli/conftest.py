@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 from convworks.cli import main
+from tests import pages
 from tests.cli.helpers import photos
+
+DRAWN = ("test_report",)  # modules whose pages are drawn
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pages(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pages without drawings: see `tests/pages.py`. The training below has them."""
+    if request.module.__name__.rpartition(".")[2] in DRAWN:
+        yield
+        return
+    with pages.undrawn():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -63,6 +63,7 @@ def test_two_ways_to_repeat_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error[U267]" in found.err
 
 
+@pytest.mark.usefixtures("drawn_page")
 def test_an_ensemble_is_printed_saved_and_used(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     found = run(capsys, "ensemble", "runs/five", "--weights", "fitted", "--out", "models/five")
     assert found.status == 0, found.err

@@ -293,6 +293,7 @@ def test_show_a_run(subject: str, world: Path, capsys: pytest.CaptureFixture[str
     assert "val" in text
 
 
+@pytest.mark.usefixtures("drawn_page")
 def test_report_writes_the_page_again(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = world / RUN / "report.html"
     page.unlink()

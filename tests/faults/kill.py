@@ -3,8 +3,9 @@
     python -m tests.faults.kill --points 200
     python -m tests.faults.kill --points 200 --of transfer
 
-One process imports torch; every training is a fork of it. `benches.py` says what is trained. The page of a
-run, written when the run is finished already, is left out: it would take most of the time. Kinds of points:
+One process imports torch, with what a first optimizer step imports of it; every training is a fork of it.
+`benches.py` says what is trained. The page of a run, written when the run is finished already, is left out:
+it would take most of the time. Kinds of points:
 
     time        at a uniformly random moment of the run
     checkpoint  inside the writing of a checkpoint: before, half-way through and after each durable call
@@ -33,6 +34,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch._dynamo  # noqa: F401 - each fork would import it, at its first step, for two seconds
 
 from convworks.flows import results
 from tests.faults import deaths

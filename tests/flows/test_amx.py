@@ -26,6 +26,8 @@ from convworks.training.planner import Plan, plan_from_dict
 from tests.flows.helpers import fingerprint, request, resume_all, train_all, train_until, write_images
 from tests.layers.fake_amx import fake_amx
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 BF16 = {"model": "lenet5_modern", "size": 32, "precision": "bf16", "memory_format": "channels_last"}
 LOST = "the matrix units (AMX) of the plan cannot be used here"
 

@@ -30,6 +30,8 @@ from convworks.training.loop import Numerics
 
 from .helpers import fingerprint, resume_all, train_all, train_until, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 EVERYTHING: dict[str, Any] = {
     "augment.shift": 1,
     "augment.flip": True,
@@ -230,6 +232,7 @@ def test_every_augmentation_trains_and_is_on_or_off(tmp_path: Path, changes: dic
     assert losses[0] != losses[1]
 
 
+@pytest.mark.usefixtures("with_page")
 def test_a_stopped_run_with_everything_ends_with_the_same_bits(tmp_path: Path) -> None:
     data = write_images(tmp_path / "images", each=12)
     train_all(tmp_path, data, name="whole", **EVERYTHING)

@@ -19,6 +19,8 @@ from convworks.flows.check_labels import Doubts
 from convworks.flows.prepare import DataRequest
 from tests.flows.helpers import train_all, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from convworks.flows.repeat import Repeated
 from tests.flows.helpers import request, train_until
 from tests.flows.several import noisy, train_group
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from convworks.flows.prepare import DataRequest
 from convworks.flows.repeat import Repeated
 from tests.flows.several import noisy, train_group
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 SECOND = {"model": "mlp128", "size": 20, "normalize": "mean-image", "optimizer.lr": 0.05, "ema": None}
 
 

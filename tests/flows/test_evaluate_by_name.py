@@ -16,6 +16,8 @@ from convworks.flows.prepare import DataRequest
 from tests.flows.helpers import train_all
 from tests.flows.ladders import climbed, photographs, reorder
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

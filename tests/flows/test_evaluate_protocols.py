@@ -23,6 +23,8 @@ from convworks.report.read import read_run
 from tests.flows.helpers import StopAfter, train_all, write_images
 from tests.flows.ladders import climbed, photographs, reorder, request
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from convworks.report.read import read_run
 from tests.flows.helpers import StopAfter, request
 from tests.flows.several import noisy, outcome
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

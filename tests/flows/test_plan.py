@@ -42,6 +42,8 @@ from tests.flows.helpers import (
 from tests.layers.fake_amx import fake_amx
 from tests.ops.native import kernels
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 FUSED = {"model": "fastnet", "size": 32, "precision": "bf16", "memory_format": "channels_last"}
 
 
@@ -78,6 +80,7 @@ def test_a_run_with_fused_kernels_stops_and_ends_in_the_same_bits(
     assert fingerprint(tmp_path / "parts") == whole
 
 
+@pytest.mark.usefixtures("with_page")
 def test_what_is_kept_is_an_ordinary_network(data: Path, built: Path, tmp_path: Path) -> None:
     from convworks.bundle import load_bundle
 

@@ -20,6 +20,8 @@ from convworks.flows.probe import FeaturesRequest, ProbeRequest, feature_vectors
 from tests.cli.helpers import draw
 from tests.flows.helpers import request, train_all, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,8 @@ from convworks.training.checkpoint import read_tensors
 from convworks.training.recalibrate import StoppedRecalibrationError
 from tests.flows.helpers import StopAfter, train_all, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 FASTNET = {"model": "fastnet", "size": 16}
 
 

@@ -35,6 +35,8 @@ from convworks.training.loop import Numerics, Position, train_epoch
 from convworks.training.optimizer import set_learning_rate
 from tests.flows.helpers import QUICK, request, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 SIDES = {"googlenet": 64, "bn_inception": 64, "resnet34": 64, "fastnet": 32, "mobilenet_v1_100_224": 32}
 GIANTS = ("vgg_", "alexnet")  # their procedure is tried with a small network
 STEPS = 2
@@ -183,6 +185,7 @@ def run_of(tmp_path: Path, photos: Path, name: str | None, **flags: Any) -> tupl
     return will, json.loads(run.recipe_file.read_text()), run
 
 
+@pytest.mark.usefixtures("with_page")
 def test_the_compliance_line_is_printed_and_stored(photos: Path, tmp_path: Path) -> None:
     will, record, _ = run_of(tmp_path, photos, "resnet2015_cifar")
     assert will.compliance.startswith(

@@ -18,6 +18,8 @@ from convworks.report.read import read_run
 from tests.flows.helpers import StopAfter, fingerprint, request, train_all, write_images
 from tests.flows.several import outcome, train_group
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -118,6 +120,7 @@ def test_a_group_that_was_stopped_continues_to_the_same_bits(work: Path, tmp_pat
     assert json.loads((found.folder / "summary.json").read_text())["kind"] == "bags"
 
 
+@pytest.mark.usefixtures("with_page")
 def test_a_fold_is_resumed_by_itself_too(work: Path, tmp_path: Path) -> None:
     base = request(tmp_path, work / "data", name="folds")
     stop = StopAfter(3, armed=False)

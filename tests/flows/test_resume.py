@@ -19,6 +19,8 @@ from convworks.recipes.resolve import from_dict, resolve
 from convworks.runs import Run
 from tests.flows.helpers import fingerprint, resume_all, train_all, train_until, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -144,7 +146,7 @@ def test_a_finished_run_has_nothing_to_continue(tmp_path: Path, data: Path) -> N
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed", "moved"])
-def test_other_images_are_refused_unless_accepted(tmp_path: Path, change: str) -> None:
+def test_other_images_are_refused_unless_accepted(tmp_path: Path, with_page: None, change: str) -> None:
     folder = write_images(tmp_path / "colours", each=8)
     train_until(tmp_path, folder, 4)
     first = folder / "red" / "0.png"

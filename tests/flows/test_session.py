@@ -39,6 +39,8 @@ from tests.flows.helpers import (
     write_images,
 )
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 RESTARTS = {"schedule.name": "warm-restarts", "schedule.cycle": 1, "schedule.cycle_growth": 2.0, "epochs": 4}
 
 
@@ -183,6 +185,7 @@ def test_the_scaled_rate_is_said_and_stored(tmp_path: Path, data: Path) -> None:
     assert record["recipe"]["optimizer"]["reference_batch"] == 8
 
 
+@pytest.mark.usefixtures("with_page")
 def test_conventions_are_printed_and_the_penalty_is_logged(tmp_path: Path, data: Path) -> None:
     said = notes(
         train_all(

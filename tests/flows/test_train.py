@@ -31,6 +31,7 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+@pytest.mark.usefixtures("drawn_page")
 def test_a_run_from_files_to_report(tmp_path: Path, data: Path) -> None:
     before = tree(data)
     events = train_all(tmp_path, data)
@@ -86,6 +87,7 @@ def test_batch_threads_change_nothing(tmp_path: Path, data: Path, workers: int) 
     assert fingerprint(tmp_path, "a") == fingerprint(tmp_path, "b")
 
 
+@pytest.mark.usefixtures("drawn_page")
 def test_runs_without_a_name_count_up(tmp_path: Path, data: Path) -> None:
     for _ in range(2):
         train_all(tmp_path, data, name=None, epochs=1)
@@ -184,6 +186,7 @@ def test_a_model_that_cannot_be_saved_is_offered_a_rescue(
     assert isinstance(resume_all(tmp_path)[-1], Finished)  # nothing of the training is lost
 
 
+@pytest.mark.usefixtures("drawn_page")
 def test_early_stopping_and_plateau(tmp_path: Path, data: Path) -> None:
     events = train_all(
         tmp_path,

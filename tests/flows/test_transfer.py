@@ -34,6 +34,8 @@ from tests.flows.helpers import (
     write_images,
 )
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 FROZEN: dict[str, Any] = {"model": "fastnet", "size": 16, "transfer.freeze": "backbone"}
 
 
@@ -63,6 +65,7 @@ def backbone(folder: Path) -> dict[str, torch.Tensor]:
 # --- a frozen backbone --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("with_page")
 def test_only_the_last_layer_changes_and_the_bundle_is_whole(tmp_path: Path, data: Path, other: Path) -> None:
     events = train_all(tmp_path, data, pretrained=str(other), **FROZEN, epochs=4, ema=None)
     assert "features of 60 images (256 numbers each" in notes(events)
@@ -270,6 +273,7 @@ def test_a_part_that_rests_stays_as_it_is_and_ends_in_the_same_bits(tmp_path: Pa
 ROUNDED: dict[str, Any] = {"model": "fastnet", "size": 16, "transfer.quantize": "int8", "epochs": 2}
 
 
+@pytest.mark.usefixtures("with_page")
 def test_rounding_is_measured_and_the_model_stays_in_floating_point(
     tmp_path: Path, data: Path, other: Path
 ) -> None:
@@ -322,6 +326,7 @@ def test_an_unknown_part_leaves_no_run(tmp_path: Path, data: Path) -> None:
     assert not list((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.usefixtures("with_page")
 def test_decay_of_a_part_acts_in_a_run_and_survives_its_record(tmp_path: Path, data: Path) -> None:
     train_all(tmp_path, data)
     train_until(tmp_path, data, 3, name="other", **{"optimizer.group_decay": {"fc2": 5.0, "conv1.conv": 0.0}})

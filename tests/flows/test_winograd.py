@@ -17,7 +17,7 @@ from convworks.flows.events import Finished, Stopped, Will
 from convworks.flows.plan import differences_of, plan_training, with_kernels
 from convworks.flows.plan_report import shares_of
 from convworks.flows.prepare import build_network, prepare_data
-from convworks.ops.native import library
+from convworks.ops.native import convolutions, library
 from convworks.recipes.resolve import from_dict, resolve
 from convworks.runs import Run
 from convworks.training import own_convolutions, planner
@@ -26,6 +26,8 @@ from convworks.training.planner import Plan, plan_from_dict
 from convworks.training.step_timing import Trainee
 from tests.flows.helpers import fingerprint, request, resume_all, train_all, train_until, write_images
 from tests.ops.native import kernels
+
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 BF16 = {"model": "fastnet", "size": 32, "precision": "bf16", "memory_format": "channels_last"}
 
@@ -55,9 +57,9 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(planner, "_with_fused", lambda chosen, *_: (chosen, "fused kernels: not asked"))
     called: list[str] = []
     for name in ("winograd_convolution", "winograd_weight_gradient"):
-        real = getattr(library, name)
+        real = getattr(convolutions, name)
         monkeypatch.setattr(
-            library, name, lambda *a, name=name, real=real, **k: called.append(name) or real(*a, **k)
+            convolutions, name, lambda *a, name=name, real=real, **k: called.append(name) or real(*a, **k)
         )
     yield called
     library.close_kernels()
@@ -133,6 +135,7 @@ def test_a_resume_without_the_kernels_says_so(
     assert always == []
 
 
+@pytest.mark.usefixtures("with_page")
 def test_another_processor_says_so(data: Path, always: list[str], tmp_path: Path) -> None:
     train_all(tmp_path, data, **BF16)
     plan = stored_plan(tmp_path)

@@ -21,6 +21,8 @@ from convworks.weights.export import export_safetensors
 from convworks.weights.published import Published
 from tests.flows.helpers import fingerprint, request, resume_all, train_all, train_until, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 MODEL = "tutorial_cnn"
 NO_STEP: dict[str, Any] = {"optimizer.lr": 1e-30, "optimizer.weight_decay": 0.0, "ema": None, "epochs": 1}
 
@@ -47,6 +49,7 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return load_bundle(folder).network.state_dict()
 
 
+@pytest.mark.usefixtures("with_page")
 def test_a_run_begins_with_the_weights_and_records_them(tmp_path: Path, data: Path, weights: Path) -> None:
     events = train_all(tmp_path, data, pretrained=str(weights), **NO_STEP)
     assert f"weights from {weights} (convworks's names), with its last layer, in the order of" in notes(

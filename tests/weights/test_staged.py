@@ -19,6 +19,8 @@ from convworks.weights.files import WeightFile, read_weights
 from convworks.weights.staged import PAPER, copy_shared
 from tests.flows.helpers import fingerprint, resume_all, train_all, train_until, write_images
 
+pytestmark = pytest.mark.usefixtures("no_pages")
+
 SEVEN = (  # Simonyan, Zisserman 2015, section 3.1: the first four convolutions and the three dense layers
     "conv1.conv1_1",
     "conv2.conv2_1",
@@ -142,6 +144,7 @@ def notes(events: list[Event]) -> str:
     return "\n".join(event.text for event in events if isinstance(event, Note))
 
 
+@pytest.mark.usefixtures("with_page")
 def test_a_run_says_and_records_what_was_copied(tmp_path: Path, data: Path, weights: Path) -> None:
     settings = {
         **STACK,

@@ -17,6 +17,8 @@ from convworks.weights.export import export_safetensors
 from tests.cli.helpers import run
 from tests.flows.helpers import train_all, write_images
 
+pytestmark = pytest.mark.usefixtures("undrawn_pages")
+
 CLASSES = ("daisy", "rose", "tulip")
 
 

@@ -1,4 +1,4 @@
-"""The kernels for a test, built once for a test process; without a compiler it is skipped, in CI it fails."""
+"""The kernels for a test, built once for a run of the tests; without a compiler it is skipped, CI fails."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from convworks.ops.native.build import FLAGS, build, find_compiler
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def _own() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="convworks-kernels-")
+
+
+def _folder() -> Path:
+    """That of all processes of this run of the tests (`tests/conftest.py`), or this process's own."""
+    return Path(os.environ.get("KERNELS_OF_THE_TESTS") or _own().name)
 
 
 def built() -> Path:
@@ -26,8 +31,12 @@ def built() -> Path:
         if os.environ.get("CI") == "true":
             pytest.fail("CI must have a C++ compiler for the tests of the fused kernels")
         pytest.skip("there is no C++ compiler")
-    folder = Path(_folder().name)
-    answer = build(folder)
+    import fcntl  # where there is a compiler for us there is this
+
+    folder = _folder()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first process compiles, and the others wait for it
+        answer = build(folder)
     assert answer.path is not None, answer.reason
     return folder
 

@@ -134,8 +134,10 @@ def test_another_source_flag_or_compiler_gives_another_file(monkeypatch: pytest.
 BOTH = """
 import sys
 from pathlib import Path
-from convworks.ops.native.build import build
-answer = build(Path(sys.argv[1]))
+from convworks.ops.native import build as module
+# Without optimisation, which takes a quarter of the time: what is proved is the file, not what it computes.
+module.FLAGS = tuple("-O0" if flag == "-O3" else flag for flag in module.FLAGS)
+answer = module.build(Path(sys.argv[1]))
 assert answer.path is not None, answer.reason
 import ctypes
 assert ctypes.CDLL(str(answer.path)).convworks_interface() > 0
@@ -146,6 +148,7 @@ print(answer.path.name)
 @pytest.mark.slow
 def test_two_processes_at_once_end_with_the_same_file(tmp_path: Path) -> None:
     kernels.built()
+    assert "-O3" in module.FLAGS
     command = [sys.executable, "-c", BOTH, str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     names = {process.communicate(timeout=120)[0].strip() for process in both}
