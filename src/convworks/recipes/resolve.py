@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -108,7 +109,7 @@ def build(values: Mapping[str, Any], base: Recipe) -> Recipe:
             place = place.setdefault(parent, {})
         place[last] = dict(value) if isinstance(value, Mapping) else value
     try:
-        return TypeAdapter(Recipe).validate_python(nested)
+        return _reader().validate_python(nested)
     except ValidationError as problem:
         raise _bad_values(problem, known) from None
 
@@ -171,9 +172,14 @@ def resolve(
     return Resolved(build(values, base), sources, name=base_name)
 
 
+@cache
+def _reader() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
+
+
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON values, nested."""
-    tree: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    tree: dict[str, Any] = _reader().dump_python(recipe, mode="json")
     return tree
 
 

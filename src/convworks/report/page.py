@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,9 @@ def _without_pictures(context: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
 def templates() -> Environment:
+    """Those of all pages; each is compiled once in a process."""
     environment = Environment(
         loader=PackageLoader("convworks.report"),
         autoescape=True,
@@ -211,6 +214,7 @@ def _reduced(wrong: list[Mistake], amount: Amount) -> list[Mistake]:
 
 def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> dict[str, Any]:
     found = copies(run.manifest) if run.manifest else None
+    printed = where_printed(run)
     return {
         "title": run.name,
         "lead": _lead(run),
@@ -232,7 +236,7 @@ def _context(run: RunRecord, evaluation: Evaluation | None, extras: Extras) -> d
         ),
         "slices": slices(evaluation, run.manifest, thumbnail=extras.thumbnail) if evaluation else [],
         "calibration": sureness(run, evaluation) if evaluation else None,
-        "settings": [(row, where_printed(run, row.key)) for row in settings(run)],
+        "settings": [(row, printed(row.key)) for row in settings(run)],
         "compliance": run.compliance,
         "paper": paper(run),
         "plan": plan_table(run.plan),

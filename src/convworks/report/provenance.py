@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from convworks.durable import sha256_file
@@ -40,12 +41,12 @@ def paper(run: RunRecord) -> Paper | None:
     )
 
 
-def where_printed(run: RunRecord, key: str) -> str:
-    """Where the source has a setting, or why the value is ours; '' for a recipe without a source."""
+def where_printed(run: RunRecord) -> Callable[[str], str]:
+    """Where the source has the setting of a key, or why its value is ours; '' without a source."""
     try:
-        return entry(run.recipe_name).where(key)
+        return entry(run.recipe_name).where
     except ConvworksError:
-        return ""
+        return lambda key: ""
 
 
 def checkpoints(run: RunRecord) -> list[tuple[str, str]]:
