@@ -63,15 +63,40 @@ def identity() -> Residual:
     return Residual(branch(), nn.Identity(), activation=nn.ReLU())
 
 
+def zeros() -> Residual:
+    return Residual(branch(32, 2), ZeroPad(16, stride=2), activation=nn.ReLU())
+
+
+class Widens(nn.Module):
+    """A layer that gives float32, and passes for one of ours."""
+
+    __module__ = "convworks.layers.others"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def in_float32() -> Residual:
+    wide = stage(conv1=branch().conv1, wide=Widens(), bn2=nn.BatchNorm2d(WIDTH))
+    return Residual(wide, nn.Identity(), activation=nn.ReLU())
+
+
 def shared() -> Residual:
     unit = identity()
     unit.branch.conv2 = unit.branch.conv1
     return unit
 
 
-def observed(part: Callable[[Residual], nn.Module]) -> Callable[[], Residual]:
+def in_two() -> Residual:
+    first, second = branch()[:3], branch()[3:]
+    return Residual(nn.Sequential(first, second), nn.Identity(), activation=nn.ReLU())
+
+
+def observed(
+    part: Callable[[Residual], nn.Module], make: Callable[[], Residual] = identity
+) -> Callable[[], Residual]:
     def build() -> Residual:
-        unit = identity()
+        unit = make()
         part(unit).register_full_backward_hook(lambda *_: None)
         return unit
 
@@ -82,7 +107,7 @@ UNITS: dict[str, tuple[Callable[[], Residual], bool]] = {
     "identity": (identity, True),
     "without the ReLU": (lambda: Residual(branch(), nn.Identity()), True),
     "fitted": (lambda: Residual(branch(), activation=nn.ReLU()), True),
-    "zeros": (lambda: Residual(branch(32, 2), ZeroPad(16, stride=2), activation=nn.ReLU()), True),
+    "zeros": (zeros, True),
     "zeros, no stride": (lambda: Residual(branch(24), ZeroPad(8), activation=nn.ReLU()), True),
     "projected": (lambda: Residual(branch(32, 2), projection(16, 32, stride=2)), False),
     "fitted to another shape": (lambda: Residual(branch(32, 2)), False),
@@ -93,6 +118,8 @@ UNITS: dict[str, tuple[Callable[[], Residual], bool]] = {
     "branch is observed": (observed(lambda unit: unit.branch), False),
     "shortcut is observed": (observed(lambda unit: unit.shortcut), False),
     "unit is observed": (observed(lambda unit: unit), False),
+    "zeros are observed": (observed(lambda unit: unit.shortcut, zeros), False),
+    "a part of the branch is observed": (observed(lambda unit: unit.branch[0], in_two), False),
 }
 
 
@@ -156,11 +183,18 @@ def test_only_where_kernels_of_ours_compute_it(handed: list[tuple[int, ...]]) ->
 
 
 def test_maps_that_autocast_converts_are_left_to_autograd(handed: list[tuple[int, ...]]) -> None:
-    """The unit's input is float32 here, its gradient another than that of what the convolution gets."""
-    unit = network(identity())[2]
-    x = torch.randn(4, WIDTH, 9, 7).to(memory_format=torch.channels_last).requires_grad_()
-    step(arrange(nn.Sequential(unit), fused=True, amx=["0.branch.conv1"]), x)
-    assert x.grad is not None
+    """The unit's input is float32 here, and so is what the branch gives its batch norm."""
+    for build, ends in ((zeros, torch.bfloat16), (in_float32, torch.float32)):
+        unit, found = network(build())[2], []
+        for amx in (["0.branch.conv1"], []):
+            x = torch.randn(4, WIDTH, 9, 7, generator=torch.Generator().manual_seed(3))
+            x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                assert unit.branch[:-1](x).dtype == ends
+            step(arrange(nn.Sequential(copy.deepcopy(unit)), fused=True, amx=amx), x)
+            assert x.grad is not None
+            found.append({"x": x.grad})
+        near(*found)
     assert not handed
 
 

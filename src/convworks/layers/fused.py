@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from convworks.layers.normalization import LocalResponseNorm
@@ -167,9 +166,8 @@ class FusedResidual(Residual):
         if not group.together():
             return super().forward(x)
         y, past = self._branch(x, group.first())
-        zeros = past is not None and type(self.shortcut) is ZeroPad  # then autograd need not know of them
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not zeros):
-            same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
+        same = self.shortcut(x, y) if isinstance(self.shortcut, Fit) else self.shortcut(x)
+        zeros = type(self.shortcut) is ZeroPad  # to which autograd then gives nothing
         assert group.norm is not None
         return fused_batch_norm(
             y,

@@ -33,7 +33,7 @@ class OwnConv2d(_Own, nn.Conv2d):
         self.__dict__[_PAST] = past
 
     def awaited(self, x: Tensor, half: Tensor) -> ShortcutGradient | None:
-        """What this pass awaits, where autocast has left x as it is, so that x's gradient is that of half."""
+        """What this pass awaits, where x is what the kernels read: its gradient has their type."""
         past: ShortcutGradient | None = self.__dict__.pop(_PAST, None)
         if past is None or half is not x:
             return None
