@@ -66,7 +66,7 @@ def test_the_sum_on_matrix_units_exactly() -> None:
             assert through.abs().max() < 236, "else the test asks for more digits than there are"
             assert x.grad is not None
             assert torch.equal(x.grad.float(), through + g.float()), case
-            assert past.take() is None, "it is handed over once"
+            assert past.take(x) is None, "it is handed over once"
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (90, 90)])
@@ -91,6 +91,22 @@ def test_the_sum_by_winograds_algorithm(channels: int, size: tuple[int, int]) ->
         plain, with_g = found
         error = (with_g - (plain + g.float())).abs()
         assert (error <= 2**-7 * (plain.abs() + g.float().abs())).all(), "but for rounding once less"
+
+
+def test_more_maps_than_the_convolution_has_by_winograds_algorithm() -> None:
+    with with_winograd():
+        torch.manual_seed(5)
+        data = torch.randn(2, 16, 8, 8).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        w, g, found = torch.randn(24, 16, 3, 3), whole((2, 24, 8, 8), 20), []
+        for handed in (False, True):
+            x, past = data.clone().requires_grad_(), ShortcutGradient()
+            if handed:
+                past.hand_over(g)
+            y = winograd_convolution(x, w, None, padding=1, past=past)
+            y.backward(torch.ones_like(y))
+            assert x.grad is not None
+            found.append(x.grad)
+        assert torch.equal(found[1], found[0] + g[:, :16])
 
 
 @pytest.mark.parametrize(("stride", "outputs"), [(1, 32), (2, 32), (2, 16), (3, 40)])
@@ -135,7 +151,7 @@ def test_the_batch_norm_hands_over_what_it_would_have_given(activation: str, ker
 
     def both() -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         past = ShortcutGradient()
-        return gradient(None), gradient(past), past.take()
+        return gradient(None), gradient(past), past.take(r)
 
     if not kernels:
         given, also, handed = both()

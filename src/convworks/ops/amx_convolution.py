@@ -104,7 +104,7 @@ class _Amx(torch.autograd.Function):
             convolutions.few_forward(x, weight, bias, y, stride=stride, padding=padding)
         else:
             convolutions.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups)
-        ctx.stride, ctx.padding, ctx.groups, ctx.past = stride, padding, groups, past
+        ctx.stride, ctx.padding, ctx.groups, ctx.past = stride, padding, groups, past or ShortcutGradient()
         ctx.save_for_backward(x, weight)
         return y
 
@@ -114,9 +114,9 @@ class _Amx(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = _packed(dy)
         dx = dw = db = None
-        past = None if ctx.past is None else ctx.past.take()
         if ctx.needs_input_grad[0]:
-            dx = _input_gradient(dy, x, weight, past, ctx)
+            dx = _input_gradient(dy, x, weight, ctx)
+            ctx.past.add_rest(dx)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
             if ctx.groups == 1 and _few_channels(weight, ctx.stride):
@@ -143,20 +143,14 @@ def _few_channels(weight: Tensor, stride: int) -> bool:
     return channels <= most and channels * stride <= FEW_STEP
 
 
-def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, past: Tensor | None, ctx: Any) -> Tensor:
-    """dx, and what has come past the branch that begins here."""
+def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Tensor:
     if ctx.stride == 1:
-        dx = torch.empty_like(x)
-        add = past if past is not None and past.shape == x.shape else None
+        dx, add = torch.empty_like(x), ctx.past.take(x)
         convolutions.amx_input_gradient(dy, weight, dx, padding=ctx.padding, groups=ctx.groups, add=add)
-        if past is not None and add is None:
-            ctx.past.add(past, dx)
         return dx
     sides = ([ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1)
     half = weight.to(torch.bfloat16, memory_format=torch.channels_last)
     found, _, _ = torch.ops.aten.convolution_backward(dy, x, half, None, *sides, [True, False, False])
-    if past is not None:
-        ctx.past.add(past, found)
     result: Tensor = found
     return result
 

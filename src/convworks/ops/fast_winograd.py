@@ -96,7 +96,7 @@ class _Winograd(torch.autograd.Function):
             convolutions.winograd_convolution(x, kernels, bias, y, padding=padding)
         else:
             convolutions.winograd_convolution_pool(x, kernels, bias, y, place, padding=padding)
-        ctx.padding, ctx.past = padding, past
+        ctx.padding, ctx.past = padding, past or ShortcutGradient()
         ctx.save_for_backward(x, weight, place)
         return y
 
@@ -106,12 +106,12 @@ class _Winograd(torch.autograd.Function):
         x, weight, place = ctx.saved_tensors
         dy = _packed(dy)
         dx = dw = db = None
-        past = None if ctx.past is None else ctx.past.take()
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
             kernels, before = convolutions.winograd_kernels(weight, flip=True), TAPS - 1 - ctx.padding
             if place is None:
-                convolutions.winograd_convolution(dy, kernels, None, dx, padding=before, add=past)
+                convolutions.winograd_convolution(dy, kernels, None, dx, padding=before, add=ctx.past.take(x))
+                ctx.past.add_rest(dx)
             else:
                 size = output_size(x, ctx.padding)
                 convolutions.winograd_pooled_input(dy, place, kernels, dx, size=size, padding=before)

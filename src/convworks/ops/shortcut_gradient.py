@@ -29,11 +29,16 @@ class ShortcutGradient:
         """Leave g (N, C, H, W) to the convolution."""
         self._gradient = gradient
 
-    def take(self) -> Tensor | None:
-        """g, once; None where the batch norm has handed nothing over."""
-        gradient, self._gradient = self._gradient, None
+    def take(self, x: Tensor) -> Tensor | None:
+        """g, once, where it has the shape of x (N, C, H, W), so that a kernel can add it as it writes."""
+        gradient = self._gradient
+        if gradient is None or gradient.shape != x.shape:
+            return None
+        self._gradient = None
         return gradient
 
-    def add(self, gradient: Tensor, dx: Tensor) -> None:
-        """dx (N, C, H, W) plus g (N, C', H / stride, W / stride), in place; maps beyond C are none of x's."""
-        dx[:, :, :: self.stride, :: self.stride] += gradient[:, : dx.shape[1]]
+    def add_rest(self, dx: Tensor) -> None:
+        """What `take` left, (N, C', H / stride, W / stride), to dx, in place; only the maps that x has."""
+        gradient, self._gradient = self._gradient, None
+        if gradient is not None:
+            dx[:, :, :: self.stride, :: self.stride] += gradient[:, : dx.shape[1]]
