@@ -8,7 +8,7 @@ everything, and so do the tests of the flows and of the command line that look a
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,3 +61,17 @@ def left_out() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "write_report", write_report)
         yield
+
+
+def undrawn_but(*names: str) -> Callable[..., Iterator[None]]:
+    """A fixture for a folder of tests: no drawings but in the modules of these names."""
+
+    @pytest.fixture(autouse=True, scope="module")
+    def _pages(request: pytest.FixtureRequest) -> Iterator[None]:
+        if request.module.__name__.rpartition(".")[2] in names:
+            yield
+            return
+        with undrawn():
+            yield
+
+    return _pages

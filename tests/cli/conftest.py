@@ -12,17 +12,7 @@ from convworks.cli import main
 from tests import pages
 from tests.cli.helpers import photos
 
-DRAWN = ("test_report",)  # modules whose pages are drawn
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _pages(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Pages without drawings: see `tests/pages.py`. The training below has them."""
-    if request.module.__name__.rpartition(".")[2] in DRAWN:
-        yield
-        return
-    with pages.undrawn():
-        yield
+_pages = pages.undrawn_but("test_report")  # the training below has drawings
 
 
 @pytest.fixture(autouse=True)
