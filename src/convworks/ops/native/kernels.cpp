@@ -221,7 +221,7 @@ void apply(int64_t M, int64_t C, const T* x, const T* residual, const float* wei
              [=](int64_t p, int64_t j) {
                vf z = load(x + p) * load(a + j) + load(b + j);
                if (RESIDUAL) z += load(residual + p);
-               store(y + p, activated<T, ACTIVATION>(z));
+               store_result(y + p, activated<T, ACTIVATION>(z));
              },
              [=](int64_t p, int64_t c) {
                float z = get(x + p) * a1[c] + b1[c];
@@ -246,7 +246,7 @@ void gradient_sums(int64_t M, int64_t C, const T* x, const T* dy, const T* y, co
            [=](int64_t p, int64_t j, vf& s, vf& q) {
              vf g = load(dy + p), v = load(x + p);
              if (ACTIVATION) g = backward<T, ACTIVATION>(g, RESIDUAL ? load(y + p) : v * load(a + j) + load(b + j));
-             if (RESIDUAL) store(g_out + p, g);
+             if (RESIDUAL) store_result(g_out + p, g);
              s += g; q += g * (v - load(m + j));
            },
            [=](int64_t p, int64_t c, double& s, double& q) {
@@ -285,7 +285,7 @@ void input_gradient(int64_t M, int64_t C, const T* x, const T* g_in, const float
              [=](int64_t p, int64_t j) {
                vf g = load(g_in + p), v = load(x + p);
                if (ACTIVATION) g = backward<T, ACTIVATION>(g, v * load(s + j) + load(t + j));
-               store(dx + p, load(a + j) * g + load(b + j) * (v - load(m + j)) + load(c + j));
+               store_result(dx + p, load(a + j) * g + load(b + j) * (v - load(m + j)) + load(c + j));
              },
              [=](int64_t p, int64_t i) {
                float g = get(g_in + p), v = get(x + p);
