@@ -11,6 +11,9 @@ float32, default memory format, default allocator. convworks: as `convworks trai
 hashing every file counted. Its plan is measured once for a machine and remembered; figures are given with and
 without that first measurement. Neither side's validation is counted.
 
+With `--repeats N` the better loop and convworks, its plan remembered, run N times each, one after the other;
+figures are the medians then, that of the ratio over the pairs.
+
 A virtual machine's host gives its processors to others at times. A side that lost more than a twentieth of
 its processors' time so is run again, twice at the most, and the run that lost least is taken; what it lost is
 kept with its figures. The first measurement of a plan is not repeated.
@@ -28,23 +31,24 @@ shapes are used, and cases whose images are missing are left out.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from convworks.machine import WORTH_SAYING
 from convworks.threads import spin_briefly
+from speed_cases import make_cases
 from speed_sides import MB, convworks_epoch, ordinary_loop, streaming, three_blocks
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,91 +83,6 @@ def in_fresh_process(what: str, case: dict[str, Any], workers: int = 0) -> dict[
     return found
 
 
-def make_cases(work: Path, *, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The cases; images are written or extracted into `work`."""
-    root = Path(os.environ.get("CONVWORKS_DATA") or work / "nothing")
-    common = {"epochs": 10, "kind": "folder", "channels": 3, "flip": True, "shift": 4}
-    if (root / "mnist").is_dir():
-        case = {
-            "kind": "idx",
-            "data": str(root / "mnist"),
-            "images": 3_200 if quick else 54_000,
-            "channels": 1,
-        }
-        look = {"model": "lenet5_modern", "size": 28, "batch": 64, "shift": 0, "flip": False}
-        yield "mnist_lenet", {**common, **case, **look}
-    whole = 1_280 if quick else 50_000
-    for name, model, most in (
-        ("cifar_fastnet", "fastnet", whole),
-        ("cifar_three_blocks", "three_blocks", 12_800),
-        ("cifar_resnet20", "resnet20_cifar", 512 if quick else 25_600),
-    ):
-        images = min(whole, most)
-        folder = work / f"images-{images}"  # neither side reads a file that is not trained on
-        if not folder.exists():
-            if (root / "cifar10-jpeg.zip").is_file():
-                extract(root / "cifar10-jpeg.zip", folder, images=images)
-            else:
-                write_shapes(folder, images=images)
-        small = {**common, "data": str(folder), "size": 32, "batch": 128}
-        yield name, {**small, "model": model, "images": images}
-    if (root / "caltech10.zip").is_file():
-        photos = work / "photos"
-        found = split_photographs(root / "caltech10.zip", photos)
-        large = {**common, "data": str(photos), "size": 224, "stored": 256, "batch": 32, "shift": 0}
-        for name, model in (("caltech_resnet18", "resnet18"), ("caltech_alexnet", "alexnet")):
-            yield name, {**large, "model": model, "images": 32 if quick else found // 32 * 32}
-
-
-def split_photographs(archive: Path, folder: Path) -> int:
-    """Files as train/CLASS/N.jpg, with two of each class as val; returns how many are for training."""
-    taken: dict[str, int] = {}
-    with zipfile.ZipFile(archive) as source:
-        for name in sorted(n for n in source.namelist() if n.endswith(".jpg")):
-            label, file = name.split("/")[-2:]
-            taken[label] = taken.get(label, 0) + 1
-            target = folder / ("val" if taken[label] <= 2 else "train") / label
-            target.mkdir(parents=True, exist_ok=True)
-            (target / file).write_bytes(source.read(name))
-    return sum(count - 2 for count in taken.values())
-
-
-def extract(archive: Path, folder: Path, *, images: int) -> None:
-    """The first images of every class of cifar10-jpeg.zip, as files: train/CLASS/N.jpg, and a few val/."""
-    taken: dict[tuple[str, str], int] = {}
-    with zipfile.ZipFile(archive) as source:
-        for name in sorted(source.namelist()):
-            parts = name.split("/")
-            if len(parts) < 3 or not name.endswith(".jpg"):
-                continue
-            split, label = parts[-3], parts[-2]
-            count = taken.get((split, label), 0)
-            if count >= (-(-images // 10) if split == "train" else 2):
-                continue
-            taken[split, label] = count + 1
-            target = folder / ("train" if split == "train" else "val") / label
-            target.mkdir(parents=True, exist_ok=True)
-            (target / parts[-1]).write_bytes(source.read(name))
-
-
-def write_shapes(folder: Path, *, images: int) -> None:
-    """The built-in shapes as JPEG files, repeated until there are enough."""
-    from PIL import Image
-
-    from convworks.data.sources import open_source
-
-    source = open_source("shapes", cache=folder)
-    for number in range(images + 20):
-        index = number % len(source.entries)
-        target = folder / ("train" if number < images else "val") / str(source.entries[index].label)
-        target.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        Image.fromarray(source.pixels(index)).save(
-            buffer, "JPEG", quality=75 + number // len(source.entries) % 20
-        )
-        (target / f"{number}.jpg").write_bytes(buffer.getvalue())
-
-
 def undisturbed(run: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
     """What run(0) gives, or run(1) or run(2) where the host took less time away."""
     found: list[dict[str, Any]] = []
@@ -172,7 +91,7 @@ def undisturbed(run: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
     return min(found, key=lambda each: float(each["taken_by_host"]))
 
 
-def with_remembered_plan(case: dict[str, Any], attempt: int) -> dict[str, Any]:
+def with_remembered_plan(case: dict[str, Any], attempt: str) -> dict[str, Any]:
     """convworks once more, with nothing of the case's cache but its plan and its kernels."""
     again = {**case, "cache": f"{case['cache']}-again-{attempt}"}
     for part in ("plans", "kernels"):
@@ -181,56 +100,132 @@ def with_remembered_plan(case: dict[str, Any], attempt: int) -> dict[str, Any]:
     return in_fresh_process("convworks", again)
 
 
-def compare(name: str, case: dict[str, Any], *, quick: bool, amx: bool) -> dict[str, Any]:
+def rate(side: dict[str, Any], part: str = "seconds") -> float:
+    """Images a second: end to end, or in another part of the time."""
+    return float(side["images"] / side[part])
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Both sides, one after the other."""
+
+    loop: dict[str, Any]
+    ours: dict[str, Any]  # its plan remembered
+
+    @property
+    def ratio(self) -> float:
+        return rate(self.ours) / rate(self.loop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What was run of a case."""
+
+    loops: dict[int, dict[str, Any]]  # workers -> the first round's
+    first_time: dict[str, Any]  # ours, planning
+    rounds: list[Round]  # with the better number of workers
+
+    def median(self, of: Callable[[Round], float]) -> float:
+        return statistics.median(of(each) for each in self.rounds)
+
+    @property
+    def middle(self) -> Round:
+        """The round whose ratio is the median, or beside it."""
+        return sorted(self.rounds, key=lambda each: each.ratio)[len(self.rounds) // 2]
+
+    def rates(self) -> dict[str, float]:
+        """Our images a second."""
+        return {
+            "first_time": rate(self.first_time),
+            "plan_remembered": self.median(lambda each: rate(each.ours)),
+            "epoch_alone": self.median(lambda each: rate(each.ours, "epoch")),
+        }
+
+    def ratios(self) -> dict[str, float]:
+        """The same, over the loop's in the same round."""
+        return {
+            "first_time": rate(self.first_time) / rate(self.rounds[0].loop),
+            "plan_remembered": self.median(lambda each: each.ratio),
+            "epoch_alone": self.median(lambda each: rate(each.ours, "epoch") / rate(each.loop)),
+        }
+
+
+def compare(case: dict[str, Any], *, quick: bool, repeats: int) -> Compared:
     """Both sides in turns: the loop with 0 and 2 workers, convworks planning and with its plan remembered."""
-    tried = (2,) if quick else (0, 2)
-    loops = {
-        workers: undisturbed(lambda _, workers=workers: in_fresh_process("loop", case, workers))
-        for workers in tried
-    }
+
+    def loop(workers: int) -> dict[str, Any]:
+        return undisturbed(lambda _: in_fresh_process("loop", case, workers))
+
+    def ours(turn: int) -> dict[str, Any]:
+        return undisturbed(lambda attempt: with_remembered_plan(case, f"{turn}-{attempt}"))
+
+    loops = {workers: loop(workers) for workers in ((2,) if quick else (0, 2))}
+    better = max(loops, key=lambda workers: rate(loops[workers]))
     first = in_fresh_process("convworks", case)
-    remembered = undisturbed(lambda attempt: with_remembered_plan(case, attempt))
-    better = max(loops, key=lambda w: loops[w]["images"] / loops[w]["seconds"])
-    loop_rate = loops[better]["images"] / loops[better]["seconds"]
-    rates = {
-        "first_time": first["images"] / first["seconds"],
-        "plan_remembered": remembered["images"] / remembered["seconds"],
-        "epoch_alone": remembered["images"] / remembered["epoch"],
-    }
+    rounds = [Round(loops[better], ours(0))]
+    rounds += [Round(loop(better), ours(turn)) for turn in range(1, repeats)]
+    return Compared(loops=loops, first_time=first, rounds=rounds)
+
+
+def tell(name: str, case: dict[str, Any], found: Compared, *, amx: bool) -> None:
+    """Print what a case showed."""
+    middle, ratios = found.middle, found.ratios()
+    better = max(found.loops, key=lambda workers: rate(found.loops[workers]))
+    loop_rate = found.median(lambda each: rate(each.loop))
     sys.stdout.flush()
     print(f"\n{name}: {case['images']:,} images, batch {case['batch']}, {case['model']}")
-    print(f"  loop, {better} workers      {loop_rate:>8,.0f} images/s  ({loops[better]['seconds']:.1f} s)")
-    for kind, rate in rates.items():
-        print(f"  convworks, {kind:<16}{rate:>8,.0f} images/s  {rate / loop_rate:.2f}x")
-    print(f"  convolutions alone        {remembered['ceiling']:>8,.0f} images/s")
-    print(f"  reading and hashing {remembered['prepare']:.1f} s, planning {first['plan_seconds']:.1f} s once")
-    for line in remembered["plan"]:
+    print(f"  loop, {better} workers      {loop_rate:>8,.0f} images/s  ({middle.loop['seconds']:.1f} s)")
+    for kind, value in found.rates().items():
+        print(f"  convworks, {kind:<16}{value:>8,.0f} images/s  {ratios[kind]:.2f}x")
+    if len(found.rounds) > 1:
+        print("  rounds: " + ", ".join(f"{each.ratio:.2f}x" for each in found.rounds))
+    print(f"  convolutions alone        {middle.ours['ceiling']:>8,.0f} images/s")
+    planning = found.first_time["plan_seconds"]
+    print(f"  reading and hashing {middle.ours['prepare']:.1f} s, planning {planning:.1f} s once")
+    for line in middle.ours["plan"]:
         print(f"  plan: {line}")
-    ratio, share = rates["plan_remembered"] / loop_rate, remembered["share_of_ceiling"]
-    print(f"figure {name}_vs_loop {ratio:.2f} x target {TARGETS[name] if amx else 1}")
+    print(f"figure {name}_vs_loop {ratios['plan_remembered']:.2f} x target {TARGETS[name] if amx else 1}")
     if name in CEILING:
+        share = found.median(lambda each: each.ours["share_of_ceiling"])
         print(f"figure {name}_of_ceiling {100 * share:.0f} % target {100 * CEILING[name]:.0f}")
     if name == "caltech_resnet18":
-        print(f"figure resnet18_peak_memory {remembered['peak'] / 1e9:.2f} GB target <{PEAK:g}")
-    taken = {"loop": loops[better]["taken_by_host"], "plan_remembered": remembered["taken_by_host"]}
-    print("  taken by the host: " + ", ".join(f"{share:.0%} ({side})" for side, share in taken.items()))
+        print(f"figure resnet18_peak_memory {middle.ours['peak'] / 1e9:.2f} GB target <{PEAK:g}")
+    print("  taken by the host: " + ", ".join(f"{v:.0%} ({side})" for side, v in taken_of(middle).items()))
+
+
+def taken_of(each: Round) -> dict[str, float]:
+    """The share of its processors' time that each side lost to others."""
+    return {"loop": each.loop["taken_by_host"], "plan_remembered": each.ours["taken_by_host"]}
+
+
+def record(case: dict[str, Any], found: Compared) -> dict[str, Any]:
+    """What a case showed, for the file of results."""
+    ours, ratios = found.middle.ours, found.ratios()
     return {
         "case": {k: v for k, v in case.items() if k not in {"cache", "data"}},
-        "loop": {f"workers_{w}": round(r["images"] / r["seconds"], 1) for w, r in loops.items()},
-        "convworks": {kind: round(rate, 1) for kind, rate in rates.items()},
-        "taken_by_host": {side: round(share, 3) for side, share in taken.items()},
-        "ratio": round(ratio, 3),
-        "ratio_epoch_alone": round(rates["epoch_alone"] / loop_rate, 3),
-        "ratio_first_time": round(rates["first_time"] / loop_rate, 3),
-        "ceiling": round(remembered["ceiling"], 1),
-        "share_of_ceiling": round(share, 3),
+        "loop": {f"workers_{w}": round(rate(r), 1) for w, r in found.loops.items()},
+        "convworks": {kind: round(value, 1) for kind, value in found.rates().items()},
+        "taken_by_host": {side: round(share, 3) for side, share in taken_of(found.middle).items()},
+        "ratio": round(ratios["plan_remembered"], 3),
+        "ratio_epoch_alone": round(ratios["epoch_alone"], 3),
+        "ratio_first_time": round(ratios["first_time"], 3),
+        "rounds": [
+            {"loop": round(rate(each.loop), 1), "plan_remembered": round(rate(each.ours), 1)}
+            for each in found.rounds
+        ],
+        "ceiling": round(found.median(lambda each: each.ours["ceiling"]), 1),
+        "share_of_ceiling": round(found.median(lambda each: each.ours["share_of_ceiling"]), 3),
         "peak_gb": {
-            "convworks": round(remembered["peak"] / 1e9, 2),
-            "loop": round(loops[better]["peak"] / 1e9, 2),
+            "convworks": round(ours["peak"] / 1e9, 2),
+            "loop": round(found.middle.loop["peak"] / 1e9, 2),
         },
-        "plan": remembered["plan"],
-        "measured": remembered["measured"],
-        "seconds": {k: round(remembered[k], 2) for k in ("prepare", "plan_seconds", "epoch")},
+        "plan": ours["plan"],
+        "measured": ours["measured"],
+        "seconds": {
+            "prepare": round(ours["prepare"], 2),
+            "plan_seconds": round(found.first_time["plan_seconds"], 2),
+            "epoch": round(ours["epoch"], 2),
+        },
     }
 
 
@@ -271,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed against the ordinary PyTorch loop.")
     parser.add_argument("--quick", action="store_true", help="a part of the data")
     parser.add_argument("--only", choices=sorted(TARGETS), help="one case; results go to a file of its own")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds of both sides; figures are medians")
     parser.add_argument("--side", choices=("loop", "convworks", "stream"), help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
@@ -286,7 +282,9 @@ def main() -> None:
             if args.quick:  # the plan is that of a long run, though one short epoch is timed
                 case["epochs"] *= 20
             if args.only == name or (args.only is None and (not args.quick or name in QUICK)):
-                found["cases"][name] = compare(name, case, quick=args.quick, amx=found["machine"]["amx"])
+                compared = compare(case, quick=args.quick, repeats=args.repeats)
+                tell(name, case, compared, amx=found["machine"]["amx"])
+                found["cases"][name] = record(case, compared)
             if name == "cifar_fastnet" and args.only is None:
                 found["streaming"] = stream(case, quick=args.quick)
     RESULTS.mkdir(exist_ok=True)

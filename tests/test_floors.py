@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "convworks"
 FLOORS = {
-    0: ("errors", "error_codes", "threads", "randomness", "durable", "garbage", "machine", "ops"),
+    0: ("errors", "error_codes", "threads", "randomness", "durable", "eager", "garbage", "machine", "ops"),
     1: ("layers", "anatomy", "data"),
     2: ("models", "training", "evaluation"),
     3: ("recipes", "runs", "bundle", "weights", "insight"),

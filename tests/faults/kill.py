@@ -35,8 +35,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch._dynamo  # noqa: F401 - each fork would import it, at its first step, for two seconds
-
 from convworks.flows import results
 from tests.faults import deaths
 from tests.faults.benches import NEW, RECORDS, TRANSFER, Bench, Variant

@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convworks.anatomy.receptive_field import MERGING, RULES, Field, Fields, union
+from convworks.eager import EagerMode
 
 IMAGE = -1  # the node that is the input
 
@@ -25,7 +25,7 @@ class Join:
     shape: tuple[int, ...]
 
 
-class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FieldTracer(EagerMode):
     """While it is active, every tensor that comes from the input has its `Fields`: `fields_of(tensor)`.
 
     `unknown` names the operators that no rule is for; behind one of them a unit counts as seeing all.

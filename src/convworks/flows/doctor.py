@@ -111,6 +111,8 @@ def _train(steps: int, *, bfloat16: bool) -> bytes:
     import torch
     from torch import nn
 
+    from convworks.eager import SGD
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = nn.Sequential(
@@ -127,7 +129,7 @@ def _train(steps: int, *, bfloat16: bool) -> bytes:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stub
         images = torch.randn(16, 3, 20, 20).contiguous(memory_format=torch.channels_last)
         labels = torch.randint(10, (16,))
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        optimizer = SGD(network.parameters(), lr=0.05, momentum=0.9)
         for _ in range(steps):
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 loss = nn.functional.cross_entropy(network(images), labels)

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
+from convworks.eager import SGD, Adam, AdamW, EagerOptimizer, RMSprop
 from convworks.errors import unknown_name
 
 
-class AlexNetSGD(Optimizer):
+class AlexNetSGD(EagerOptimizer):
     """Momentum with the learning rate inside the velocity (Krizhevsky, Sutskever, Hinton 2012, section 5)."""
 
     def __init__(
@@ -145,7 +146,7 @@ def make_optimizer(
         return descent
     if name == "rmsprop":  # v = b v + (1 - b) g^2;  m = momentum m + g / sqrt(v);  w -= lr m
         return RMSprop(groups, lr=lr, alpha=beta2, momentum=momentum)
-    kind: type[Adam] = {"adam": Adam, "adamw": AdamW}[name]
+    kind: type[Adam] | type[AdamW] = {"adam": Adam, "adamw": AdamW}[name]
     return kind(groups, lr=lr, betas=(momentum, beta2), fused=True)
 
 
