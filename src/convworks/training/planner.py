@@ -36,7 +36,7 @@ from convworks.training.step_timing import (
     ratio,
 )
 
-WORTH_BUILDING = 60.0  # seconds of a run that is worth the four of compiling the kernels
+WORTH_BUILDING = 30.0  # seconds of a run that is worth compiling the kernels, once for a machine: 4 to 13
 SAVE_SECONDS = 30.0  # time between checkpoints inside an epoch, turned into steps once
 MEASURED_SHARE, SHORTEST, LONGEST = 0.03, 0.3, 4.0  # of the run's time; seconds
 

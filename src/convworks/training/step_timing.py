@@ -37,6 +37,7 @@ FEWEST = 4  # images of a part
 WORTH_MORE = 1.5  # times the images: then a larger part is tried
 NEARLY_ALL = 0.75  # of a batch: then the whole of it is measured
 ROUNDS = 3
+AS_GOOD = 0.02  # of a step's time: candidates that differ by less from the margin need not be told apart
 PATIENCE = 3.0  # times the seconds that a comparison may take where its answer is not clear
 DISTURBED = 0.1  # of the processors' time, taken by the host: then a step is timed again
 MOST_LOST = 4.0  # seconds of such steps; after that they count
@@ -225,9 +226,16 @@ def ratio(
 
 
 def _is_clear(found: Sequence[float], margin: float) -> bool:
-    """Whether the median lies on one side of the margin with a probability of 95 %, by order statistics."""
-    below, count = sum(each < margin for each in found), len(found)
-    return abs(2 * below - count) > 2 * math.sqrt(count)
+    """Whether the median lies on one side of the margin, or so near it that either choice is as good."""
+    beside = _side(found, margin) != 0
+    return beside or _side(found, margin - AS_GOOD) > 0 > _side(found, margin + AS_GOOD)
+
+
+def _side(found: Sequence[float], value: float) -> int:
+    """1 where the median is above the value, -1 where below, by order statistics (95 %); 0 where unclear."""
+    above, count = sum(each >= value for each in found), len(found)
+    difference = 2 * above - count
+    return 0 if abs(difference) <= 2 * math.sqrt(count) else 1 if difference > 0 else -1
 
 
 def _settled(one_step: Callable[[], float], *, seconds: float) -> float:

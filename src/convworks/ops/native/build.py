@@ -29,7 +29,7 @@ from convworks.machine import processor_name
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-w")
-SECONDS = 120.0  # for compiling; it takes about four
+SECONDS = 120.0  # for compiling; it takes 4 to 13
 NOT_BUILT = "not built yet"
 _PREFIX = "kernels-"
 
