@@ -30,6 +30,9 @@ class EagerOptimizer(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
+
 
 class SGD(EagerOptimizer, torch.optim.SGD):
     """Stochastic gradient descent with momentum."""
