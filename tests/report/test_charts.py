@@ -11,7 +11,9 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.backend_bases import RendererBase
 
+from convworks.report import charts as drawing
 from convworks.report.charts import INKS, POINTS, Axis, Chart, curves, thin, units
 from convworks.report.read import EpochRecord, RunRecord, read_run
 from tests.report.helpers import fake_run
@@ -47,6 +49,27 @@ def test_the_curves(charts: list[Chart]) -> None:
 
 def test_the_same_numbers_give_the_same_bytes(record: RunRecord, charts: list[Chart]) -> None:
     assert [each.svg for each in curves(record)] == [each.svg for each in charts]
+
+
+def test_a_figure_is_drawn_once_and_looks_as_if_drawn_twice(
+    record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    draw, drawn = Figure.draw, []
+
+    def counted(figure: Figure, renderer: RendererBase) -> None:
+        drawn.append(figure)
+        draw(figure, renderer)
+
+    monkeypatch.setattr(Figure, "draw", counted)
+    once = curves(record)
+    assert len(drawn) == len(once)
+    drawn.clear()
+    monkeypatch.setattr(drawing, "lay_out", lambda figure: None)
+    twice = curves(record)
+    assert len(drawn) == 2 * len(twice)
+    assert [each.svg for each in once] == [each.svg for each in twice]
 
 
 def test_texts_are_texts_and_the_page_gives_font_and_colour(charts: list[Chart]) -> None:

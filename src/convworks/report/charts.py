@@ -279,6 +279,14 @@ class Plot:
         dress(self._axes, title=title, across=self._axis.unit)
 
 
+def lay_out(figure: Figure) -> None:
+    """Place the axes among their labels now: `savefig` would draw it all once more to do so."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 def dress(axes: Axes, *, title: str, across: str, up: str = "") -> None:
     """The look of every chart of a report: quiet frame, muted numbers, a legend where lines have names."""
     axes.set_xlabel(across, color=MUTED, fontsize=9)
@@ -307,6 +315,7 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> str:
     """
     import matplotlib
 
+    lay_out(figure)
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "convworks"}):

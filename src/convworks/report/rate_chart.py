@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convworks.errors import ConvworksError
+from convworks.report.charts import lay_out
 
 SUFFIXES = (".svg", ".png", ".csv")
 SIZE = (7.0, 3.6)  # inches
@@ -114,6 +115,7 @@ def drawn(curve: Curve, *, suffix: str, title: str) -> bytes:
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+    lay_out(figure)
     buffer = io.BytesIO()
     dates = ("Date", "Creator", "Format", "Type") if suffix == ".svg" else ("Software",)
     with matplotlib.rc_context({"svg.hashsalt": "convworks", "svg.fonttype": "none"}):
