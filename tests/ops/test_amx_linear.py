@@ -213,7 +213,7 @@ def test_only_the_gradients_that_are_asked_for(
 
     def watched(
         x: Tensor, dy: Tensor, weight: Tensor, *, wanted: tuple[bool, bool, bool]
-    ) -> linear.Gradients:
+    ) -> library.Gradients:
         seen.append(wanted)
         return real(x, dy, weight, wanted=wanted)
 
@@ -232,7 +232,7 @@ def test_the_gradient_of_the_weights_is_not_copied(monkeypatch: pytest.MonkeyPat
     of, made = sample(Case(21, 34, 18)), []
     real = linear.backward
 
-    def watched(*given: Tensor, wanted: tuple[bool, bool, bool]) -> linear.Gradients:
+    def watched(*given: Tensor, wanted: tuple[bool, bool, bool]) -> library.Gradients:
         found = real(*given, wanted=wanted)
         assert found.weight is not None
         made.append(found.weight.data_ptr())

@@ -11,6 +11,7 @@ from torch import nn
 
 from convworks.layers.amx import use_amx, without_amx
 from convworks.layers.fused import fuse, plain
+from convworks.layers.replay import use_replay, without_replay
 from convworks.layers.winograd import use_winograd, without_winograd
 
 
@@ -27,9 +28,10 @@ def arrange(
         fuse(network)
     use_winograd(network, winograd)
     use_amx(network, amx)
+    use_replay(network)
     return network
 
 
 def as_torch(network: nn.Module) -> nn.Module:
     """The same network with torch's own operators everywhere, in place."""
-    return plain(without_winograd(without_amx(network)))
+    return plain(without_winograd(without_amx(without_replay(network))))

@@ -98,6 +98,14 @@ def pools_alone(layer: nn.Module) -> bool:
     return not is_grouped(layer) or len(_group(layer).layers) == 1
 
 
+def pooling_of(layer: nn.Module) -> tuple[Window, bool] | None:
+    """The window of the fused pooling of a layer, and whether it does a ReLU; None with a batch norm."""
+    group: Group | None = layer.__dict__.get(_GROUP)
+    if group is None or group.pool is None or group.norm is not None:
+        return None
+    return window_of(group.pool), group.relu is not None
+
+
 class FusedBatchNorm2d(nn.BatchNorm2d):
     """A batch norm that also does the ReLU or GELU behind it, or leaves its work to the pooling or unit."""
 

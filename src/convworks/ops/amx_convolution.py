@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from convworks.ops.native import convolutions, library
+from convworks.ops.native.library import Gradients, Run, call
 from convworks.ops.shortcut_gradient import ShortcutGradient
 
 MOST_CHANNELS = 8192  # of the kernels' row of zeros
@@ -78,6 +79,62 @@ def amx_convolution(
     return y
 
 
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    groups: int = 1,
+    run: Run = call,
+) -> Tensor:
+    """y of `amx_convolution` alone, without autograd; x in channels_last, as y is."""
+    sides = (
+        (size + 2 * padding - taps) // stride + 1
+        for size, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
+    )
+    y = torch.empty(
+        (x.shape[0], weight.shape[0], *sides), dtype=torch.bfloat16, memory_format=torch.channels_last
+    )
+    if groups == 1 and _one_product(weight):
+        convolutions.few_forward(x, weight, bias, y, stride=stride, padding=padding, run=run)
+    else:
+        convolutions.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups, run=run)
+    return y
+
+
+def backward(
+    x: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int = 1,
+    wanted: tuple[bool, bool, bool],
+    add: Tensor | None = None,
+    run: Run = call,
+) -> Gradients:
+    """The gradients that are wanted, that of x of stride 1 and with `add`; x and dy in channels_last."""
+    dx = dw = db = None
+    if wanted[0]:
+        dx = torch.empty_like(x)
+        convolutions.amx_input_gradient(dy, weight, dx, padding=padding, groups=groups, add=add, run=run)
+    if wanted[1]:
+        dw = torch.empty_like(weight)
+        if groups == 1 and _few_channels(weight, stride):
+            db = torch.empty(dy.shape[1]) if wanted[2] else None
+            convolutions.few_weight_gradient(x, dy, dw, db, stride=stride, padding=padding, run=run)
+        else:
+            convolutions.amx_weight_gradient(
+                x, dy, dw, stride=stride, padding=padding, groups=groups, run=run
+            )
+    if wanted[2] and db is None:
+        db = library.channel_sums(dy, run=run)
+    return Gradients(dx, dw, db)
+
+
 class _Amx(torch.autograd.Function):
     """The convolution; where its stride is not 1, the gradient of x is torch's."""
 
@@ -93,41 +150,31 @@ class _Amx(torch.autograd.Function):
         past: ShortcutGradient | None,
     ) -> Tensor:
         x = _packed(x)
-        sides = (
-            (size + 2 * padding - taps) // stride + 1
-            for size, taps in zip(x.shape[2:], weight.shape[2:], strict=True)
-        )
-        y = torch.empty(
-            (x.shape[0], weight.shape[0], *sides), dtype=torch.bfloat16, memory_format=torch.channels_last
-        )
-        if groups == 1 and _one_product(weight):
-            convolutions.few_forward(x, weight, bias, y, stride=stride, padding=padding)
-        else:
-            convolutions.amx_forward(x, weight, bias, y, stride=stride, padding=padding, groups=groups)
         ctx.stride, ctx.padding, ctx.groups, ctx.past = stride, padding, groups, past or ShortcutGradient()
         ctx.save_for_backward(x, weight)
-        return y
+        return forward(x, weight, bias, stride=stride, padding=padding, groups=groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dy = _packed(dy)
-        dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = _input_gradient(dy, x, weight, ctx)
+        of_x, *of_parameters = ctx.needs_input_grad[:3]
+        here = of_x and ctx.stride == 1
+        dx, dw, db = backward(
+            x,
+            dy,
+            weight,
+            stride=ctx.stride,
+            padding=ctx.padding,
+            groups=ctx.groups,
+            wanted=(here, *of_parameters),
+            add=ctx.past.take(x) if here else None,
+        )
+        if of_x and not here:
+            dx = _strided_input_gradient(dy, x, weight, ctx.stride, ctx.padding)
+        if dx is not None:
             ctx.past.add_rest(dx)
-        if ctx.needs_input_grad[1]:
-            dw = torch.empty_like(weight)
-            if ctx.groups == 1 and _few_channels(weight, ctx.stride):
-                db = torch.empty(dy.shape[1]) if ctx.needs_input_grad[2] else None
-                convolutions.few_weight_gradient(x, dy, dw, db, stride=ctx.stride, padding=ctx.padding)
-            else:
-                convolutions.amx_weight_gradient(
-                    x, dy, dw, stride=ctx.stride, padding=ctx.padding, groups=ctx.groups
-                )
-        if ctx.needs_input_grad[2] and db is None:
-            db = library.channel_sums(dy)
         return dx, dw, db, None, None, None, None
 
 
@@ -143,12 +190,8 @@ def _few_channels(weight: Tensor, stride: int) -> bool:
     return channels <= most and channels * stride <= FEW_STEP
 
 
-def _input_gradient(dy: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Tensor:
-    if ctx.stride == 1:
-        dx, add = torch.empty_like(x), ctx.past.take(x)
-        convolutions.amx_input_gradient(dy, weight, dx, padding=ctx.padding, groups=ctx.groups, add=add)
-        return dx
-    sides = ([ctx.stride] * 2, [ctx.padding] * 2, [1, 1], False, [0, 0], 1)
+def _strided_input_gradient(dy: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    sides = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
     half = weight.to(torch.bfloat16, memory_format=torch.channels_last)
     found, _, _ = torch.ops.aten.convolution_backward(dy, x, half, None, *sides, [True, False, False])
     result: Tensor = found

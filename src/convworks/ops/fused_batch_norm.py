@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from convworks.ops.arguments import bad_argument
 from convworks.ops.native import library
-from convworks.ops.native.library import Window
+from convworks.ops.native.library import Run, Window, call
 from convworks.ops.shortcut_gradient import ShortcutGradient
 
 Activation = Literal["none", "relu", "gelu"]
@@ -87,7 +87,7 @@ def fused_batch_norm(
 
 def fused_max_pool(x: Tensor, window: Window, *, relu: bool = False) -> Tensor:
     """max_pool(relu(x)), which is relu(max_pool(x)); (N, C, H, W) -> (N, C, H', W')."""
-    if not (library.available() and _plain(x) and x.ndim == 4 and pool_fits(window, x.shape[2:])):
+    if not pool_applies(x, window):
         y = F.max_pool2d(x, *window)
         return F.relu(y) if relu else y
     pooled: Tensor = _MaxPool.apply(x, window, relu)  # type: ignore[no-untyped-call]
@@ -101,6 +101,11 @@ def fused_norm_relu_pool(x: Tensor, norm: Norm, window: Window) -> Tensor:
         return F.max_pool2d(_reference(x, norm, activation="relu", residual=None), *window)
     y: Tensor = _NormReluPool.apply(x, norm.weight, norm.bias, norm, window)  # type: ignore[no-untyped-call]
     return y
+
+
+def pool_applies(x: Tensor, window: Window) -> bool:
+    """Whether the kernels pool x so."""
+    return library.available() and _plain(x) and x.ndim == 4 and pool_fits(window, x.shape[2:])
 
 
 def pool_fits(window: Window, size: Sequence[int]) -> bool:
@@ -228,12 +233,25 @@ class _BatchNorm(torch.autograd.Function):
         )
 
 
+def pooled(x: Tensor, window: Window, *, relu: bool, run: Run = call) -> tuple[Tensor, Tensor]:
+    """max_pool(relu(x)) without autograd, and the place of each maximum in its window; in channels_last."""
+    y = _pooled(x, window)
+    place, _ = library.pool_forward(x, y, window, relu=relu, run=run)
+    return y, place
+
+
+def unpooled(dy: Tensor, place: Tensor, shape: Sequence[int], window: Window, *, run: Run = call) -> Tensor:
+    """The gradient of an x of that shape."""
+    dx = torch.empty(tuple(shape), dtype=dy.dtype, memory_format=torch.channels_last)
+    library.pool_backward(dy, place, dx, window, run=run)
+    return dx
+
+
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: Window, relu: bool) -> Tensor:
         x = _packed(x)
-        y = _pooled(x, window)
-        place, _ = library.pool_forward(x, y, window, relu=relu)
+        y, place = pooled(x, window, relu=relu)
         ctx.window, ctx.shape = window, x.shape
         ctx.save_for_backward(place)
         return y
@@ -242,9 +260,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (place,) = ctx.saved_tensors
-        dx = torch.empty(ctx.shape, dtype=dy.dtype, memory_format=torch.channels_last)
-        library.pool_backward(_packed(dy), place, dx, ctx.window)
-        return dx, None, None
+        return unpooled(_packed(dy), place, ctx.shape, ctx.window), None, None
 
 
 class _NormReluPool(torch.autograd.Function):

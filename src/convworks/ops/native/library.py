@@ -8,8 +8,11 @@ functions take channels_last tensors of float32 or bfloat16 on the CPU, and chec
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -108,16 +111,36 @@ def _team() -> tuple[int | None, int | None]:
         return None, None
 
 
+class Run(Protocol):
+    """What is done with a kernel: `call` runs it, `captured.Captured` writes it down to run it later."""
+
+    def __call__(self, name: str, *arguments: object) -> None: ...
+
+
 def call(name: str, *arguments: object) -> None:
     """Run a kernel. Raises MemoryError where it finds none."""
-    assert _STATE.library is not None
-    if getattr(_STATE.library, name)(*arguments):
+    if kernel(name)(*map(as_taken, arguments)):
         raise MemoryError(f"{name} found no memory")
 
 
-def at(tensor: Tensor | None) -> int | None:
-    """Where its numbers lie, as a kernel takes it; None is a null pointer."""
-    return None if tensor is None else tensor.data_ptr()
+def kernel(name: str) -> Callable[..., int]:
+    """The kernel of that name, which returns something other than 0 where it finds no memory."""
+    assert _STATE.library is not None
+    found: Callable[..., int] = getattr(_STATE.library, name)
+    return found
+
+
+def as_taken(argument: object) -> object:
+    """An argument as a kernel takes it: a tensor is where its numbers lie, None is a null pointer."""
+    return argument.data_ptr() if isinstance(argument, Tensor) else argument
+
+
+class Gradients(NamedTuple):
+    """Those of a convolution or dense layer, None where nobody asked."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
 
 
 def norm_forward(
@@ -144,7 +167,7 @@ def norm_forward(
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(at(each) for each in (x, residual, weight, bias, mean, var, saved[0], saved[1], y)),
+        *(x, residual, weight, bias, mean, var, saved[0], saved[1], y),
         momentum,
         epsilon,
         activation,
@@ -173,7 +196,7 @@ def norm_backward(
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(at(each) for each in tensors),
+        *tensors,
         activation,
         torch.get_num_threads(),
     )
@@ -190,7 +213,7 @@ def response(
         x.dtype == torch.bfloat16,
         x.numel() // channels,
         channels,
-        *(at(each) for each in (x, dy, out)),
+        *(x, dy, out),
         reach,
         alpha,
         quarters,
@@ -201,11 +224,11 @@ def response(
     return out
 
 
-def channel_sums(x: Tensor) -> Tensor:
+def channel_sums(x: Tensor, *, run: Run = call) -> Tensor:
     """The sum of each channel of x (N, C, H, W), added in float64: (C,) in float32."""
     sums = torch.empty(x.shape[1], dtype=torch.float32)
     half, rows = x.dtype == torch.bfloat16, x.numel() // x.shape[1]
-    call("convworks_channel_sums", half, rows, x.shape[1], at(x), at(sums), torch.get_num_threads())
+    run("convworks_channel_sums", half, rows, x.shape[1], x, sums, torch.get_num_threads())
     return sums
 
 
@@ -226,16 +249,17 @@ def pool_forward(
     bias: Tensor | None = None,
     saved: Tensor | None = None,
     relu: bool,
+    run: Run = call,
 ) -> tuple[Tensor, Tensor | None]:
     """Writes y; returns each maximum's place in its window as uint8 and, behind a batch norm, x there."""
     place = torch.empty_like(y, dtype=torch.uint8)
     chosen = torch.empty_like(y) if saved is not None else None
     mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
-    call(
+    run(
         "convworks_pool_forward",
         x.dtype == torch.bfloat16,
         _window(tuple(x.shape), y, window),
-        *(at(each) for each in (x, weight, bias, mean, invstd, y, place, chosen)),
+        *(x, weight, bias, mean, invstd, y, place, chosen),
         relu,
         torch.get_num_threads(),
     )
@@ -253,16 +277,17 @@ def pool_backward(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     saved: Tensor | None = None,
+    run: Run = call,
 ) -> Tensor:
     """Writes dx; returns dweight and dbias, (2, C), of a batch norm before, which x, chosen, saved are of."""
     parameters = torch.zeros(2, dx.shape[1], dtype=torch.float32)
     mean, invstd = (None, None) if saved is None else (saved[0], saved[1])
     tensors = (dy, place, x, chosen, weight, bias, mean, invstd, dx, parameters[0], parameters[1])
-    call(
+    run(
         "convworks_pool_backward",
         dx.dtype == torch.bfloat16,
         _window(tuple(dx.shape), dy, window),
-        *(at(each) for each in tensors),
+        *tensors,
         torch.get_num_threads(),
     )
     return parameters
@@ -285,6 +310,7 @@ def amx_available() -> bool:
     return _STATE.library is not None and bool(_STATE.library.convworks_amx_available())
 
 
+@lru_cache(maxsize=4096)  # one takes as long to make as a small kernel to run
 def integers(*values: int) -> ctypes.Array[ctypes.c_int64]:
     """Numbers as a kernel takes them: a shape, or strides."""
     return (ctypes.c_int64 * len(values))(*values)
