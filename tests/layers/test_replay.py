@@ -239,6 +239,26 @@ def test_a_frozen_parameter(replays: list[Captured]) -> None:
     assert replays == []
 
 
+@pytest.mark.parametrize("case", ["a layer", "a parameter", "a parametrization", "a memory format"])
+@pytest.mark.usefixtures("kernels")
+def test_what_is_exchanged_afterwards_counts(case: str, replays: list[Captured]) -> None:
+    net, other = pair()
+    step(net, digits())
+    for each in (net, other):
+        torch.manual_seed(1)
+        f6 = each.get_submodule("f6")
+        if case == "a layer":
+            f6.linear = nn.Linear(120, 84)
+        elif case == "a parameter":
+            f6.linear.weight = nn.Parameter(torch.randn(84, 120))
+        elif case == "a parametrization":
+            nn.utils.parametrizations.weight_norm(f6.linear)
+        else:
+            each.to(memory_format=torch.contiguous_format)
+    assert same(step(net, digits()), step(other, digits()))
+    assert len(replays) == (4 if case in ("a parameter", "a memory format") else 2)
+
+
 @pytest.mark.parametrize("place", ["", "c1", "c1.conv", "s2.relu", "c5.flatten"])
 @pytest.mark.usefixtures("kernels")
 def test_hooks_see_what_they_saw(place: str, replays: list[Captured]) -> None:

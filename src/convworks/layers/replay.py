@@ -42,7 +42,7 @@ class ReplayedSequential(nn.Sequential):
         if found is None:
             y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         else:
-            y = _Replayed.apply(x, found, *replay.parameters)  # type: ignore[no-untyped-call]
+            y = _Replayed.apply(x, found, *replay.parameters())  # type: ignore[no-untyped-call]
         return y
 
 
@@ -78,8 +78,8 @@ class Replay:
     """The passes of a network that were captured, those that are under way left out."""
 
     def __init__(self, network: nn.Sequential, layers: Sequence[nn.Module]) -> None:
-        self.parameters = [each for layer in layers for each in layer.parameters()]
-        self._layers, self._every = layers, list(network.modules())
+        self._layers = layers
+        self._every = [(each, type(each), tuple(each._modules.values())) for each in network.modules()]
         self._spare: dict[Hashable, list[Pass] | None] = {}  # None: passes of that kind are not captured
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,20 +89,25 @@ class Replay:
         """A pass for x that nobody else is using, or None where the layers must do it themselves."""
         if not self._may_replay(x):
             return None
-        places = tuple(each.data_ptr() for each in self.parameters)
+        parameters = self.parameters()
+        places = tuple((each.data_ptr(), each.stride()) for each in parameters)
         kind = (x.shape, torch.get_num_threads(), places)
         if kind not in self._spare:
             while len(self._spare) >= MOST_KINDS:
                 del self._spare[next(iter(self._spare))]
-            found = capture(self._layers, x.shape, self.parameters)
+            found = capture(self._layers, x.shape, parameters)
             self._spare[kind] = None if found is None else [found]
         spare = self._spare[kind]
         if spare is None:
             return None
-        taken = spare.pop() if spare else capture(self._layers, x.shape, self.parameters)
+        taken = spare.pop() if spare else capture(self._layers, x.shape, parameters)
         assert taken is not None
         taken.home = spare
         return taken
+
+    def parameters(self) -> list[Tensor]:
+        """Those that the layers have now, in their order."""
+        return [each for layer in self._layers for each in layer._parameters.values() if each is not None]
 
     def _may_replay(self, x: Tensor) -> bool:
         return (
@@ -113,9 +118,16 @@ class Replay:
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and amx_convolution.available()
-            and all(each.training and not fused.hooked(each) for each in self._every)
-            and all(each.requires_grad for each in self.parameters)
+            and all(map(self._is_as_it_was, self._every))
+            and all(each.requires_grad for each in self.parameters())
         )
+
+    @staticmethod
+    def _is_as_it_was(known: tuple[nn.Module, type[nn.Module], tuple[nn.Module | None, ...]]) -> bool:
+        """Whether a layer trains, nobody looks at it, and neither it nor what it holds was exchanged."""
+        layer, kind, inside = known
+        same = type(layer) is kind and tuple(layer._modules.values()) == inside
+        return same and layer.training and not fused.hooked(layer)
 
 
 class Pass:
@@ -158,7 +170,8 @@ class Pass:
         self._dy.copy_(dy)
         self._backward.replay()
         gradients = [each.clone() for each in self._gradients]
-        self.home.append(self)
+        home, self.home = self.home, []  # a pass that is spare does not refer to its own place
+        home.append(self)
         return gradients
 
 
