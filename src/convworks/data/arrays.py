@@ -16,6 +16,7 @@ import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,11 @@ class ArraySource(Source):
         sizes = sorted({"x".join(map(str, part.images.shape[1:])) for part in parts})
         if len(sizes) > 1:
             raise broken(location, f"its parts have images of different sizes: {', '.join(sizes)}")
-        entries = []
+        entries: list[Entry] = []
         for part in parts:
             width = len(str(max(len(part.labels) - 1, 0)))
-            entries += [
-                Entry(f"{part.name}/{i:0{width}d}", label, part.split) for i, label in enumerate(part.labels)
-            ]
+            paths = [f"{part.name}/{i:0{width}d}" for i in range(len(part.labels))]
+            entries += map(Entry._make, zip(paths, part.labels, repeat(part.split), strict=False))
         classes, about_names = check_classes(
             {*class_names, *(label for part in parts for label in part.labels)},
             location=location,

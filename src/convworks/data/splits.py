@@ -36,6 +36,12 @@ class _Board:
             if before:
                 self.held[before, label] -= size
 
+    def put_single(self, groups: Sequence[int], label: str, part: str) -> None:
+        """The same for many groups of one image of that class each, which stand nowhere yet."""
+        for group in groups:
+            self.place[group] = part
+        self.held[part, label] += len(groups)
+
     def can_leave(self, group: int) -> bool:
         """Whether every class of the group keeps an image in the part that the group stands in."""
         part = self.place[group]
@@ -94,8 +100,15 @@ def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], s
     purpose = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
     order = randomness.permutation(seed, f"split/{purpose}", 0, len(groups)).tolist()
     free = [groups[i] for i in order if not board.place[groups[i]]]
+    one = {label: 1}
+    single = all(board.sizes[group] == one for group in free)  # nearly always
     for part, fraction in fractions.items():
         room = max(1, int(fraction * total + 0.5)) - board.held[part, label]
+        if single:
+            room = max(0, room)
+            board.put_single(free[:room], label, part)
+            free = free[room:]
+            continue
         kept = []
         for group in free:
             size = board.sizes[group][label]
@@ -105,8 +118,11 @@ def _place_class(board: _Board, label: str, *, fractions: Mapping[str, float], s
             else:
                 kept.append(group)
         free = kept
-    for group in free:
-        board.put(group, "train")
+    if single:
+        board.put_single(free, label, "train")
+    else:
+        for group in free:
+            board.put(group, "train")
 
 
 def _ensure_one(board: _Board, label: str, part: str) -> None:
