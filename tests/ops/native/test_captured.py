@@ -39,6 +39,18 @@ def test_the_tensors_are_kept() -> None:
         assert len(others) == 50
 
 
+def test_a_parameter_that_gets_other_memory() -> None:
+    with loaded():
+        run = Captured()
+        x = torch.nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))
+        sums = library.channel_sums(x, run=run)
+        x.data = torch.zeros(1)
+        others = [torch.full((2, 3, 4, 4), 7.0) for _ in range(50)]  # would lie where x lay
+        run.replay()
+        assert sums.tolist() == [32.0] * 3
+        assert len(others) == 50
+
+
 def test_no_memory_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "kernel", lambda name: lambda *_: 1)
     run = Captured()

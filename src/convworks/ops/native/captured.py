@@ -16,8 +16,8 @@ from convworks.ops.native import library
 class Captured:
     """Kernels and torch's operators in the order in which they came.
 
-    As the `run` of a function of this folder it writes a kernel down in place of running it. The tensors are
-    kept, so that their memory stays where the kernel looks for it.
+    As the `run` of a function of this folder it writes a kernel down in place of running it. The tensors'
+    memory is kept where the kernel looks for it, also when a parameter is given other memory meanwhile.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Captured:
         self._work: list[tuple[Callable[..., object], tuple[object, ...]]] = []
 
     def __call__(self, name: str, *arguments: object) -> None:
-        self.tensors += [each for each in arguments if isinstance(each, Tensor)]
+        self.tensors += [each.detach() for each in arguments if isinstance(each, Tensor)]
         self._work.append((library.kernel(name), tuple(map(library.as_taken, arguments))))
 
     def then(self, operator: Callable[..., object], *arguments: Tensor) -> None:
